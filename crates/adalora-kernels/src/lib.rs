@@ -1,0 +1,1 @@
+//! Operations on the flat buffers of the parameter arena, each beside its plain tensor reference

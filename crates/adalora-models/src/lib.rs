@@ -1,0 +1,1 @@
+//! Backbones, heads and losses, and the strict loading of checkpoints

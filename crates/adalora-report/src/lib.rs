@@ -1,0 +1,1 @@
+//! Records of a run folder, statistics over seeds, tables and pictures

@@ -1,0 +1,1 @@
+//! Experiment files, the trainer, the run folder, and the program adalora

@@ -1,0 +1,1 @@
+//! Data sets: manifest, fetch, read, tokenize, batch, evaluate
