@@ -1,0 +1,170 @@
+//! The choice of the triplets that live.
+
+/// Which triplets live: for each adapter, in build order, one flag for each triplet it started with.
+///
+/// Flat like the importance of all triplets: adapters one after another, triplets inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RankPattern {
+    /// Triplets each adapter started with.
+    initial: Vec<usize>,
+    live: Vec<bool>,
+}
+
+/// Importance that no choice can be made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SelectionError {
+    /// A NaN or an infinity.
+    #[error("the importance of triplet {triplet} of adapter {adapter} is not finite")]
+    NotFinite {
+        /// Adapter, in build order.
+        adapter: usize,
+        /// Triplet inside the adapter.
+        triplet: usize,
+    },
+}
+
+impl RankPattern {
+    /// All triplets live.
+    pub fn full(initial: &[usize]) -> Self {
+        Self { initial: initial.to_vec(), live: vec![true; initial.iter().sum()] }
+    }
+
+    /// The `budget` triplets of the largest importance, over all adapters; first the `min_r` best of each adapter,
+    /// where it has so many.
+    ///
+    /// Exactly `budget` triplets live (all, if there are fewer). Of equal triplets the earlier one is kept. The
+    /// authors' code and PEFT remove everything up to a threshold and so lose more on ties.
+    ///
+    /// # Errors
+    ///
+    /// A score that is not finite.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one score for each triplet, or the floors exceed the budget.
+    pub fn keep_top(
+        importance: &[f32],
+        initial: &[usize],
+        budget: usize,
+        min_r: usize,
+    ) -> Result<Self, SelectionError> {
+        assert_eq!(importance.len(), initial.iter().sum::<usize>(), "one importance for each triplet");
+        let mut pattern = Self { initial: initial.to_vec(), live: vec![false; importance.len()] };
+        if let Some(at) = importance.iter().position(|score| !score.is_finite()) {
+            let (adapter, triplet) = pattern.locate(at);
+            return Err(SelectionError::NotFinite { adapter, triplet });
+        }
+        // A stable sort keeps equal triplets in their order.
+        let mut ranking: Vec<usize> = (0..importance.len()).collect();
+        ranking.sort_by(|&a, &b| importance[b].partial_cmp(&importance[a]).expect("every score is finite"));
+        let mut left = budget;
+        if min_r > 0 {
+            let mut kept = vec![0; initial.len()];
+            for &at in &ranking {
+                let (adapter, _) = pattern.locate(at);
+                if kept[adapter] < min_r {
+                    kept[adapter] += 1;
+                    pattern.live[at] = true;
+                    left = left.checked_sub(1).expect("the floors of all adapters fit into the budget");
+                }
+            }
+        }
+        for at in ranking {
+            if left == 0 {
+                break;
+            }
+            if !pattern.live[at] {
+                pattern.live[at] = true;
+                left -= 1;
+            }
+        }
+        Ok(pattern)
+    }
+
+    /// One flag for each triplet, adapters one after another.
+    pub fn live(&self) -> &[bool] {
+        &self.live
+    }
+
+    /// Live triplets over all adapters.
+    pub fn live_count(&self) -> usize {
+        self.live.iter().filter(|&&live| live).count()
+    }
+
+    /// The flags of each adapter.
+    pub fn by_adapter(&self) -> impl Iterator<Item = &[bool]> {
+        let mut rest = self.live.as_slice();
+        self.initial.iter().map(move |&count| {
+            let (own, others) = rest.split_at(count);
+            rest = others;
+            own
+        })
+    }
+
+    /// Live triplets of each adapter.
+    pub fn ranks(&self) -> Vec<usize> {
+        self.by_adapter().map(|flags| flags.iter().filter(|&&live| live).count()).collect()
+    }
+
+    /// Adapter, and triplet inside it, at a flat position.
+    fn locate(&self, at: usize) -> (usize, usize) {
+        let mut start = 0;
+        for (adapter, &count) in self.initial.iter().enumerate() {
+            if at < start + count {
+                return (adapter, at - start);
+            }
+            start += count;
+        }
+        unreachable!("a position below the number of triplets")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ties_go_to_the_earlier_triplet() {
+        let pattern = RankPattern::keep_top(&[1.0, 2.0, 2.0, 2.0, 0.0], &[3, 2], 2, 0).unwrap();
+        assert_eq!(pattern.live(), [false, true, true, false, false]);
+        assert_eq!(pattern.ranks(), [2, 0]);
+    }
+
+    #[test]
+    fn negative_importance_counts_and_the_two_zeros_tie() {
+        let pattern = RankPattern::keep_top(&[-3.0, -1.0, -0.0, 0.0], &[4], 1, 0).unwrap();
+        assert_eq!(pattern.live(), [false, false, true, false]);
+    }
+
+    #[test]
+    fn a_floor_keeps_the_best_of_each_adapter() {
+        let pattern = RankPattern::keep_top(&[9.0, 8.0, 7.0, 1.0, 2.0], &[3, 2], 3, 1).unwrap();
+        assert_eq!(pattern.live(), [true, true, false, false, true]);
+        let ragged = RankPattern::keep_top(&[9.0, 8.0, 7.0, 1.0], &[3, 0, 1], 3, 2).unwrap();
+        assert_eq!(ragged.ranks(), [2, 0, 1]);
+    }
+
+    #[test]
+    fn a_score_that_is_not_finite_is_named() {
+        let error = RankPattern::keep_top(&[1.0, 2.0, f32::NAN], &[1, 2], 1, 0).unwrap_err();
+        assert_eq!(error, SelectionError::NotFinite { adapter: 1, triplet: 1 });
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_the_budget_lives(
+            scores in proptest::collection::vec((0u8..6).prop_map(f32::from), 1..60),
+            share in 0.0..1.0f64,
+        ) {
+            let budget = (share * scores.len() as f64) as usize;
+            let pattern = RankPattern::keep_top(&scores, &[scores.len()], budget, 0).unwrap();
+            prop_assert_eq!(pattern.live_count(), budget);
+            let worst_kept = scores.iter().zip(pattern.live()).filter(|(_, live)| **live).map(|(s, _)| *s)
+                .fold(f32::INFINITY, f32::min);
+            let best_dropped = scores.iter().zip(pattern.live()).filter(|(_, live)| !**live).map(|(s, _)| *s)
+                .fold(f32::NEG_INFINITY, f32::max);
+            prop_assert!(worst_kept >= best_dropped);
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! `b(t)`: how many triplets live after each optimizer step, and when they are chosen anew.
+
+use std::f64::consts::PI;
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+
+/// `[budget.cubic]` and its siblings: the curve along which the budget shrinks, and its phases.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BudgetSpec {
+    /// `1 - (1 - x)^3` of the reduction is done at the fraction `x` of the window: the paper's.
+    Cubic(Phases),
+    /// Shrinks by the same amount at every step of the window.
+    Linear(Phases),
+    /// Half a cosine: slow at both ends of the window.
+    Cosine(Phases),
+    /// The target at once, from the first allocation after `t_init` on.
+    Constant(Phases),
+}
+
+/// Target and phases, common to all curves. Steps are optimizer steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phases {
+    /// Average rank at the end; the final budget is `target_r` times the number of adapters.
+    pub target_r: usize,
+    /// Steps of warm-up, in which all triplets live.
+    pub t_init: usize,
+    /// Steps of the final phase, in which the last pattern is held.
+    pub t_final: usize,
+    /// Steps between two allocations, counted from step 0. In between all triplets may live again.
+    #[serde(default = "every_step")]
+    pub delta_t: usize,
+    /// Live triplets that every adapter keeps at least. 0 as in the paper: an adapter may vanish.
+    #[serde(default)]
+    pub min_r: usize,
+}
+
+fn every_step() -> usize {
+    1
+}
+
+/// A rule that a [`BudgetSpec`] breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BudgetError {
+    /// `target_r` is 0.
+    #[error("target_r must be at least 1: with 0 no triplet would be left to train")]
+    TargetZero,
+    /// The final budget exceeds the initial one.
+    #[error("target_r ({target_r}) must not exceed the initial rank ({init_r})")]
+    TargetAboveInit {
+        /// What the file asks for.
+        target_r: usize,
+        /// Average initial rank, rounded down.
+        init_r: usize,
+    },
+    /// `delta_t` is 0.
+    #[error("delta_t must be at least 1: it is the number of steps from one allocation to the next")]
+    DeltaZero,
+    /// Warm-up and final phase fill the run.
+    #[error(
+        "t_init ({t_init}) + t_final ({t_final}) leave no step of {total_steps} to shrink the budget; \
+         their sum must be below {total_steps}"
+    )]
+    NoStepToShrink {
+        /// Steps of warm-up.
+        t_init: usize,
+        /// Steps of the final phase.
+        t_final: usize,
+        /// Steps of the run.
+        total_steps: usize,
+    },
+    /// The floors add up to more than the final budget.
+    #[error("min_r ({min_r}) must not exceed target_r ({target_r})")]
+    FloorAboveTarget {
+        /// Triplets that every adapter keeps.
+        min_r: usize,
+        /// Average final rank.
+        target_r: usize,
+    },
+}
+
+impl BudgetError {
+    /// The key of the specification that breaks the rule, to point at it in a file.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::TargetZero | Self::TargetAboveInit { .. } => "target_r",
+            Self::DeltaZero => "delta_t",
+            Self::NoStepToShrink { .. } => "t_final",
+            Self::FloorAboveTarget { .. } => "min_r",
+        }
+    }
+}
+
+/// What is to be done after an optimizer step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BudgetAction {
+    /// Nothing: warm-up, or between two allocations.
+    Free,
+    /// Choose the `budget` most important triplets and mask the others.
+    Allocate {
+        /// Triplets to keep, over all adapters.
+        budget: usize,
+    },
+    /// Mask again what the last allocation masked.
+    Hold,
+}
+
+/// A budget schedule for one run: a function of the step, without state.
+///
+/// Steps are 0-based: step `t` is the `t`-th optimizer step, and its action follows that step's update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BudgetSchedule {
+    curve: Curve,
+    initial: usize,
+    target: usize,
+    t_init: usize,
+    t_final: usize,
+    delta_t: usize,
+    min_r: usize,
+    total_steps: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Curve {
+    Cubic,
+    Linear,
+    Cosine,
+    Constant,
+}
+
+impl BudgetSpec {
+    /// The phases, whatever the curve.
+    pub fn phases(&self) -> &Phases {
+        match self {
+            Self::Cubic(phases) | Self::Linear(phases) | Self::Cosine(phases) | Self::Constant(phases) => {
+                phases
+            }
+        }
+    }
+
+    fn curve(&self) -> Curve {
+        match self {
+            Self::Cubic(_) => Curve::Cubic,
+            Self::Linear(_) => Curve::Linear,
+            Self::Cosine(_) => Curve::Cosine,
+            Self::Constant(_) => Curve::Constant,
+        }
+    }
+}
+
+impl BudgetSchedule {
+    /// The schedule of a run of `total_steps` optimizer steps over `adapters` adapters that start with `initial`
+    /// triplets in all.
+    ///
+    /// # Errors
+    ///
+    /// Every rule that the specification breaks.
+    pub fn new(
+        spec: &BudgetSpec,
+        initial: usize,
+        adapters: usize,
+        total_steps: usize,
+    ) -> Result<Self, Vec<BudgetError>> {
+        let &Phases { target_r, t_init, t_final, delta_t, min_r } = spec.phases();
+        let rules = [
+            (target_r == 0, BudgetError::TargetZero),
+            (
+                target_r * adapters > initial,
+                BudgetError::TargetAboveInit { target_r, init_r: initial / adapters.max(1) },
+            ),
+            (delta_t == 0, BudgetError::DeltaZero),
+            (t_init + t_final >= total_steps, BudgetError::NoStepToShrink { t_init, t_final, total_steps }),
+            (target_r > 0 && min_r > target_r, BudgetError::FloorAboveTarget { min_r, target_r }),
+        ];
+        let broken: Vec<_> =
+            rules.into_iter().filter_map(|(broken, error)| broken.then_some(error)).collect();
+        if !broken.is_empty() {
+            return Err(broken);
+        }
+        let target = target_r * adapters;
+        Ok(Self { curve: spec.curve(), initial, target, t_init, t_final, delta_t, min_r, total_steps })
+    }
+
+    /// Live triplets over all adapters after optimizer step `step`, if it allocates.
+    ///
+    /// For the cubic curve `b(t) = b_T + (b_0 - b_T) * (1 - (t - t_init) / (T - t_init - t_final))^3` between the
+    /// two phases, rounded down. AdaLoRA (2023), equation 14; the numerator printed there subtracts `t_final` once
+    /// more, which would start above `b_0`, so this follows the authors' code. The cube is `powf(3.0)` in `f64`
+    /// like theirs: `x * x * x` rounds to another budget now and then.
+    pub fn budget(&self, step: usize) -> usize {
+        if step >= self.last_allocation() {
+            return self.target;
+        }
+        if step <= self.t_init {
+            return self.initial;
+        }
+        let window = (self.total_steps - self.t_init - self.t_final) as f64;
+        let left = 1.0 - (step - self.t_init) as f64 / window;
+        let share = match self.curve {
+            Curve::Cubic => left.powf(3.0),
+            Curve::Linear => left,
+            Curve::Cosine => 0.5 * (1.0 + (PI * (1.0 - left)).cos()),
+            Curve::Constant => 0.0,
+        };
+        ((self.initial - self.target) as f64 * share + self.target as f64) as usize
+    }
+
+    /// What follows optimizer step `step`.
+    ///
+    /// Allocations fall on multiples of `delta_t`, and one on the end of the reduction whatever `delta_t` is, so
+    /// that a run always ends on its budget. The authors' code lacks that last one, PEFT forces it as we do.
+    pub fn action(&self, step: usize) -> BudgetAction {
+        let last = self.last_allocation();
+        if step <= self.t_init && step != last {
+            BudgetAction::Free
+        } else if step > last {
+            BudgetAction::Hold
+        } else if step.is_multiple_of(self.delta_t) || step == last {
+            BudgetAction::Allocate { budget: self.budget(step) }
+        } else {
+            BudgetAction::Free
+        }
+    }
+
+    /// Whether an importance metric still observes step `step`: before the last allocation, as in both codes.
+    /// In a run whose only allocation is at step 0 that step is observed.
+    pub fn observes(&self, step: usize) -> bool {
+        step < self.last_allocation().max(1)
+    }
+
+    /// The step of the last allocation, after which the pattern is held: `T - t_final`, or the last step of the
+    /// run where there is no final phase (PEFT's would fall behind the end and never come).
+    pub fn last_allocation(&self) -> usize {
+        (self.total_steps - self.t_final).min(self.total_steps - 1)
+    }
+
+    /// Steps of warm-up, reduction and final phase; the last is empty where `t_final` is 0 or 1.
+    pub fn phases(&self) -> [RangeInclusive<usize>; 3] {
+        let last = self.last_allocation();
+        [0..=self.t_init, self.t_init + 1..=last, last + 1..=self.total_steps - 1]
+    }
+
+    /// Triplets at the start.
+    pub fn initial(&self) -> usize {
+        self.initial
+    }
+
+    /// Triplets at the end.
+    pub fn target(&self) -> usize {
+        self.target
+    }
+
+    /// Triplets that every adapter keeps at least.
+    pub fn min_r(&self) -> usize {
+        self.min_r
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn phases(target_r: usize, t_init: usize, t_final: usize, delta_t: usize) -> Phases {
+        Phases { target_r, t_init, t_final, delta_t, min_r: 0 }
+    }
+
+    fn cubic(target_r: usize, t_init: usize, t_final: usize, delta_t: usize) -> BudgetSpec {
+        BudgetSpec::Cubic(phases(target_r, t_init, t_final, delta_t))
+    }
+
+    #[test]
+    fn cubic_curve_is_the_authors() {
+        let schedule = BudgetSchedule::new(&cubic(2, 10, 20, 1), 48, 16, 100).unwrap();
+        /* Python: [int(32 + 16 * (1 - (t - 10) / 70) ** 3) for t in (10, 11, 45, 80)] */
+        assert_eq!([10, 11, 45, 80].map(|t| schedule.budget(t)), [48, 47, 34, 32]);
+    }
+
+    #[test]
+    fn the_other_curves() {
+        let at = |spec: BudgetSpec| {
+            let schedule = BudgetSchedule::new(&spec, 48, 16, 100).unwrap();
+            [10, 11, 30, 45, 79, 80].map(|t| schedule.budget(t))
+        };
+        /* Python, x = (t - 10) / 70: int(32 + 16 * (1 - x)); int(32 + 16 * .5 * (1 + cos(pi * x))) */
+        assert_eq!(at(BudgetSpec::Linear(phases(2, 10, 20, 1))), [48, 47, 43, 40, 32, 32]);
+        assert_eq!(at(BudgetSpec::Cosine(phases(2, 10, 20, 1))), [48, 47, 44, 40, 32, 32]);
+        assert_eq!(at(BudgetSpec::Constant(phases(2, 10, 20, 1))), [48, 32, 32, 32, 32, 32]);
+    }
+
+    #[test]
+    fn the_last_allocation_comes_whatever_delta_t_is() {
+        let schedule = BudgetSchedule::new(&cubic(1, 4, 8, 5), 12, 4, 30).unwrap();
+        let allocations: Vec<_> =
+            (0..30).filter(|&t| matches!(schedule.action(t), BudgetAction::Allocate { .. })).collect();
+        assert_eq!(allocations, [5, 10, 15, 20, 22]);
+        assert_eq!(schedule.action(22), BudgetAction::Allocate { budget: 4 });
+        assert_eq!(schedule.action(23), BudgetAction::Hold);
+    }
+
+    #[test]
+    fn every_broken_rule_is_reported() {
+        let spec = BudgetSpec::Linear(Phases { target_r: 5, t_init: 6, t_final: 5, delta_t: 0, min_r: 7 });
+        let broken = BudgetSchedule::new(&spec, 12, 4, 10).unwrap_err();
+        let texts: Vec<_> = broken.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "target_r (5) must not exceed the initial rank (3)",
+                "delta_t must be at least 1: it is the number of steps from one allocation to the next",
+                "t_init (6) + t_final (5) leave no step of 10 to shrink the budget; their sum must be below 10",
+                "min_r (7) must not exceed target_r (5)",
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_budget_never_grows_and_a_run_ends_on_it(
+            total in 1..200usize, adapters in 1..20usize, init_r in 1..12usize, delta_t in 1..200usize,
+            target in 0.0..1.0f64, warm_up in 0.0..1.0f64, hold in 0.0..1.0f64, curve in 0..4usize,
+        ) {
+            let t_init = (warm_up * total as f64) as usize;
+            let t_final = (hold * (total - t_init) as f64) as usize;
+            let phases = phases(1 + (target * init_r as f64) as usize, t_init, t_final, delta_t);
+            let curves = [BudgetSpec::Cubic, BudgetSpec::Linear, BudgetSpec::Cosine, BudgetSpec::Constant];
+            let schedule = BudgetSchedule::new(&curves[curve](phases), init_r * adapters, adapters, total).unwrap();
+            prop_assert!((1..total).all(|t| schedule.budget(t) <= schedule.budget(t - 1)));
+            let last = (0..total).rev().find_map(|t| match schedule.action(t) {
+                BudgetAction::Allocate { budget } => Some((t, budget)),
+                _ => None,
+            });
+            prop_assert_eq!(last, Some((schedule.last_allocation(), schedule.target())));
+            prop_assert!((schedule.last_allocation() + 1..total).all(|t| schedule.action(t) == BudgetAction::Hold));
+            let covered: usize = schedule.phases().into_iter().map(|phase| phase.count()).sum();
+            prop_assert_eq!(covered, total);
+        }
+    }
+}
