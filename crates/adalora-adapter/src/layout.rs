@@ -1,0 +1,203 @@
+//! Where each adapter's parameters lie in the flat buffers.
+
+use std::ops::Range;
+
+use adalora_kernels::orthogonality::Factor;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+/// The form of all adapters of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// `P diag(lambda) Q`: triplets.
+    Svd,
+    /// `B A` of LoRA (Hu et al., 2021): `A` in the place of `Q`, `B` in that of `P`, no lambda.
+    Lora,
+}
+
+/// A linear layer that gets an adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Path of the layer in the model, components separated by dots.
+    pub path: String,
+    /// Width of its input.
+    pub d_in: usize,
+    /// Width of its output.
+    pub d_out: usize,
+    /// Initial rank of the adapter; may be 0.
+    pub rank: usize,
+}
+
+/// Offsets of all adapters: for each, `Q` rows then `P` rows; after the last adapter, all lambda.
+///
+/// The *adapter part* of a flat buffer is its first [`entries`](Self::entries) values, which this describes.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    form: Form,
+    sites: Vec<Site>,
+    /// Offset of `Q` of each adapter.
+    starts: Vec<usize>,
+    /// First triplet of each adapter, and the number of all triplets at the end.
+    triplets: Vec<usize>,
+    lambda_start: usize,
+}
+
+/// The entries of one adapter as shaped views.
+#[derive(Debug)]
+pub struct Triplets {
+    /// `(r, d_in)`.
+    pub q: Tensor,
+    /// `(r, d_out)`: `P` transposed.
+    pub p: Tensor,
+    /// `(r,)`; `None` for LoRA.
+    pub lambda: Option<Tensor>,
+}
+
+impl Layout {
+    /// Lays the adapters out in the order given, which is the order of everything that is listed by adapter.
+    pub fn new(form: Form, sites: Vec<Site>) -> Self {
+        let (mut starts, mut triplets) = (Vec::new(), vec![0]);
+        let (mut offset, mut count) = (0, 0);
+        for site in &sites {
+            starts.push(offset);
+            offset += site.rank * (site.d_in + site.d_out);
+            count += site.rank;
+            triplets.push(count);
+        }
+        Self { form, sites, starts, triplets, lambda_start: offset }
+    }
+
+    /// SVD or LoRA.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// The adapted layers, in build order.
+    pub fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    /// Adapters.
+    pub fn adapters(&self) -> usize {
+        self.sites.len()
+    }
+
+    /// Triplets over all adapters.
+    pub fn triplet_count(&self) -> usize {
+        self.triplets[self.sites.len()]
+    }
+
+    /// Initial rank of each adapter.
+    pub fn ranks(&self) -> Vec<usize> {
+        self.sites.iter().map(|site| site.rank).collect()
+    }
+
+    /// Triplets of one adapter among all.
+    pub fn triplet_range(&self, adapter: usize) -> Range<usize> {
+        self.triplets[adapter]..self.triplets[adapter + 1]
+    }
+
+    /// Values of the adapter part.
+    pub fn entries(&self) -> usize {
+        self.lambda_range().end
+    }
+
+    /// Where `P` and `Q` of all adapters lie.
+    pub fn factor_range(&self) -> Range<usize> {
+        0..self.lambda_start
+    }
+
+    /// Where the lambda of all adapters lie; empty for LoRA.
+    pub fn lambda_range(&self) -> Range<usize> {
+        let count = if self.form == Form::Svd { self.triplet_count() } else { 0 };
+        self.lambda_start..self.lambda_start + count
+    }
+
+    /// Parameters of one live triplet of each adapter: `d_in + d_out`, and one more for lambda.
+    pub fn triplet_costs(&self) -> Vec<usize> {
+        let lambda = usize::from(self.form == Form::Svd);
+        self.sites.iter().map(|site| site.d_in + site.d_out + lambda).collect()
+    }
+
+    /// `Q` and `P` of one adapter in the flat buffer.
+    pub fn factors(&self, adapter: usize) -> [Factor; 2] {
+        let Site { d_in, d_out, rank, .. } = self.sites[adapter];
+        let q = self.starts[adapter];
+        [
+            Factor { offset: q, rows: rank, cols: d_in },
+            Factor { offset: q + rank * d_in, rows: rank, cols: d_out },
+        ]
+    }
+
+    /// Shaped views of one adapter's part of `entries`, a flat tensor of at least [`entries`](Self::entries) values.
+    pub fn triplets(&self, entries: &Tensor, adapter: usize) -> Triplets {
+        let view = |factor: Factor| {
+            let (rows, cols) = (factor.rows as i64, factor.cols as i64);
+            entries.narrow(0, factor.offset as i64, rows * cols).view([rows, cols])
+        };
+        let [q, p] = self.factors(adapter);
+        let range = self.triplet_range(adapter);
+        let lambda = (self.form == Form::Svd)
+            .then(|| entries.narrow(0, (self.lambda_start + range.start) as i64, range.len() as i64));
+        Triplets { q: view(q), p: view(p), lambda }
+    }
+
+    /// The lambda entries alone, `(triplets,)`; empty for LoRA.
+    pub fn lambda(&self, entries: &Tensor) -> Tensor {
+        let range = self.lambda_range();
+        entries.narrow(0, range.start as i64, range.len() as i64)
+    }
+
+    /// For each triplet the mean over its `Q` row plus the mean over its `P` row, plus its lambda entry:
+    /// AdaLoRA (2023), equation 7, summed in the order of the authors' code. `(triplets,)`.
+    pub fn triplet_mean(&self, entries: &Tensor) -> Tensor {
+        let rows: Vec<_> = (0..self.adapters())
+            .map(|adapter| {
+                let Triplets { q, p, .. } = self.triplets(entries, adapter);
+                row_mean(&q) + row_mean(&p)
+            })
+            .collect();
+        let means = Tensor::cat(&rows, 0);
+        match self.form {
+            Form::Svd => means + self.lambda(entries),
+            Form::Lora => means,
+        }
+    }
+}
+
+fn row_mean(rows: &Tensor) -> Tensor {
+    rows.mean_dim(1i64, false, Kind::Float)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ragged(form: Form) -> Layout {
+        let site = |path: &str, d_in, d_out, rank| Site { path: path.into(), d_in, d_out, rank };
+        Layout::new(form, vec![site("a", 2, 3, 2), site("b", 4, 1, 0), site("c", 1, 2, 1)])
+    }
+
+    #[test]
+    fn triplet_mean_of_ragged_ranks() {
+        let layout = ragged(Form::Svd);
+        assert_eq!((layout.entries(), layout.triplet_count()), (16, 3));
+        let entries = Tensor::from_slice(&(0..16).map(|i| i as f32).collect::<Vec<_>>());
+        // Adapter a: Q = [[0,1],[2,3]], P = [[4,5,6],[7,8,9]]; c: Q = [[10]], P = [[11,12]]; lambda = [13,14,15].
+        let means = Vec::<f32>::try_from(layout.triplet_mean(&entries)).unwrap();
+        assert_eq!(means, [0.5 + 5.0 + 13.0, 2.5 + 8.0 + 14.0, 10.0 + 11.5 + 15.0]);
+        let without_lambda = Vec::<f32>::try_from(ragged(Form::Lora).triplet_mean(&entries)).unwrap();
+        assert_eq!(without_lambda, [5.5, 10.5, 21.5]);
+    }
+
+    #[test]
+    fn views_share_the_buffer() {
+        let layout = ragged(Form::Svd);
+        let entries = Tensor::zeros([16], (Kind::Float, tch::Device::Cpu));
+        let _ = layout.triplets(&entries, 2).p.fill_(1.0);
+        let _ = layout.triplets(&entries, 0).lambda.unwrap().fill_(2.0);
+        let values = Vec::<f32>::try_from(&entries).unwrap();
+        assert_eq!(values[11..], [1.0, 1.0, 2.0, 2.0, 0.0]);
+    }
+}

@@ -1,0 +1,306 @@
+//! An adapter on disk, with PEFT's names and shapes.
+//!
+//! A folder with `adapter_model.safetensors` and `adapter_config.json`. Only live triplets are written, so a tensor
+//! may have a dimension of 0; `rank_pattern` in the configuration says which triplets of the initial ones they were.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::arena::Arena;
+use crate::layout::{Form, Triplets};
+
+/// What PEFT wants to know beside the tensors.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// Name or folder of the base checkpoint.
+    pub base_model: String,
+    /// What PEFT's model puts before a layer's path, such as `bert.`.
+    pub prefix: String,
+    /// Last components of the adapted layers' paths, as PEFT matches them.
+    pub target_modules: Vec<String>,
+    /// Names of trained modules outside the adapters.
+    pub modules_to_save: Vec<String>,
+    /// Initial rank of every adapter.
+    pub init_r: usize,
+    /// Average rank at the end.
+    pub target_r: usize,
+    /// The field's `alpha`: the increment is scaled by `alpha / init_r`.
+    pub alpha: f64,
+    /// Optimizer steps of the run.
+    pub total_steps: usize,
+}
+
+/// Why an adapter could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file could not be written or read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not a safetensors file, or a truncated one.
+    #[error("{path} is not a whole safetensors file: {source}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: safetensors::SafeTensorError,
+    },
+    /// A tensor of an adapter lacks its counterpart, or has another dtype or shape.
+    #[error("{path}: tensor `{name}` {rule}")]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The rule it breaks.
+        rule: String,
+    },
+}
+
+#[derive(Serialize)]
+struct Config<'a> {
+    peft_type: &'static str,
+    task_type: &'static str,
+    base_model_name_or_path: &'a str,
+    target_modules: &'a [String],
+    modules_to_save: &'a [String],
+    lora_alpha: f64,
+    lora_dropout: f64,
+    bias: &'static str,
+    inference_mode: bool,
+    fan_in_fan_out: bool,
+    init_lora_weights: bool,
+    r: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adalora: Option<AdaLora>,
+}
+
+/// The keys that only PEFT's `AdaLoraConfig` has.
+#[derive(Serialize)]
+struct AdaLora {
+    init_r: usize,
+    target_r: usize,
+    total_step: usize,
+    rank_pattern: BTreeMap<String, Vec<bool>>,
+}
+
+/// Writes the live triplets and the other trained parameters into `folder`, which is created.
+///
+/// `live` has one flag for each triplet, adapters one after another.
+///
+/// # Errors
+///
+/// If a file cannot be written.
+pub fn save(
+    folder: &Path,
+    arena: &Arena,
+    live: &[bool],
+    description: &Description,
+) -> Result<(), StoreError> {
+    let layout = arena.layout();
+    let root = format!("base_model.model.{}", description.prefix);
+    let (mut tensors, mut rank_pattern) = (BTreeMap::new(), BTreeMap::new());
+    for (adapter, site) in layout.sites().iter().enumerate() {
+        let flags = &live[layout.triplet_range(adapter)];
+        let rows: Vec<i64> = (0..flags.len()).filter(|&i| flags[i]).map(|i| i as i64).collect();
+        let rows = Tensor::from_slice(&rows).to_device(arena.param().device());
+        let Triplets { q, p, lambda } = layout.triplets(arena.param(), adapter);
+        let name = |tensor| match layout.form() {
+            Form::Svd => format!("{root}{}.{tensor}", site.path),
+            Form::Lora => format!("{root}{}.{tensor}.weight", site.path),
+        };
+        tensors.insert(name("lora_A"), q.index_select(0, &rows));
+        tensors.insert(name("lora_B"), p.index_select(0, &rows).tr());
+        if let Some(lambda) = lambda {
+            tensors.insert(name("lora_E"), lambda.index_select(0, &rows).unsqueeze(1));
+            rank_pattern.insert(format!("{}{}.lora_E", description.prefix, site.path), flags.to_vec());
+        }
+    }
+    for (name, leaf) in arena.extras() {
+        tensors.insert(format!("base_model.model.{name}"), leaf.detach());
+    }
+    let adalora = (layout.form() == Form::Svd).then_some(AdaLora {
+        init_r: description.init_r,
+        target_r: description.target_r,
+        total_step: description.total_steps,
+        rank_pattern,
+    });
+    let config = Config {
+        peft_type: if adalora.is_some() { "ADALORA" } else { "LORA" },
+        task_type: "SEQ_CLS",
+        base_model_name_or_path: &description.base_model,
+        target_modules: &description.target_modules,
+        modules_to_save: &description.modules_to_save,
+        lora_alpha: description.alpha,
+        lora_dropout: 0.0,
+        bias: "none",
+        inference_mode: true,
+        fan_in_fan_out: false,
+        init_lora_weights: true,
+        r: description.init_r,
+        adalora,
+    };
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StoreError::Io { path, source }
+    };
+    std::fs::create_dir_all(folder).map_err(io(folder))?;
+    let path = folder.join("adapter_config.json");
+    std::fs::write(&path, flat_json(&config)).map_err(io(&path))?;
+    write_tensors(&folder.join("adapter_model.safetensors"), &tensors)
+}
+
+/// The configuration with the keys of `adalora` beside the others, where PEFT looks for them.
+fn flat_json(config: &Config) -> String {
+    let mut value = serde_json::to_value(config).expect("a configuration has no keys but strings");
+    let object = value.as_object_mut().expect("a struct is an object");
+    if let Some(serde_json::Value::Object(adalora)) = object.remove("adalora") {
+        object.extend(adalora);
+    }
+    serde_json::to_string_pretty(&value).expect("a value can be written") + "\n"
+}
+
+/// Writes f32 tensors as a safetensors file, sorted by name.
+///
+/// # Errors
+///
+/// If the file cannot be written.
+pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), StoreError> {
+    let contents: Vec<(&str, Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let shape = tensor.size().iter().map(|&d| d as usize).collect();
+            let flat = tensor.to_device(Device::Cpu).to_kind(Kind::Float).contiguous().view(-1);
+            let values = Vec::<f32>::try_from(flat).expect("a flat f32 tensor");
+            (name.as_str(), shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        })
+        .collect();
+    let views = contents.iter().map(|(name, shape, bytes)| {
+        (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("four bytes for each value"))
+    });
+    let metadata = [("format".to_owned(), "pt".to_owned())].into();
+    let bytes = safetensors::serialize(views, Some(metadata)).expect("names are distinct");
+    std::fs::write(path, bytes).map_err(|source| StoreError::Io { path: path.to_owned(), source })
+}
+
+/// Reads all tensors of a safetensors file, which must be f32, to the CPU.
+///
+/// # Errors
+///
+/// If the file cannot be read, is no whole safetensors file, or holds another dtype.
+pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, StoreError> {
+    let bytes = std::fs::read(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
+    let file = SafeTensors::deserialize(&bytes)
+        .map_err(|source| StoreError::Format { path: path.to_owned(), source })?;
+    file.iter()
+        .map(|(name, view)| {
+            if view.dtype() != Dtype::F32 {
+                let rule = format!("is {:?}, expected F32", view.dtype());
+                return Err(StoreError::Tensor { path: path.to_owned(), name: name.to_owned(), rule });
+            }
+            let values: Vec<f32> = view
+                .data()
+                .chunks_exact(4)
+                .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of four")))
+                .collect();
+            let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
+            Ok((name.to_owned(), Tensor::from_slice(&values).view(shape.as_slice())))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::{Extra, ParameterKind};
+    use crate::layout::{Layout, Site};
+
+    fn description() -> Description {
+        Description {
+            base_model: "bert-tiny".into(),
+            prefix: "bert.".into(),
+            target_modules: vec!["fc".into()],
+            modules_to_save: vec!["classifier".into()],
+            init_r: 3,
+            target_r: 1,
+            alpha: 6.0,
+            total_steps: 10,
+        }
+    }
+
+    fn arena(form: Form) -> Arena {
+        let site = |path: &str, d_in, d_out| Site { path: path.into(), d_in, d_out, rank: 3 };
+        let layout = Layout::new(form, vec![site("layer.0.fc", 4, 2), site("layer.1.fc", 2, 5)]);
+        let extra = Extra {
+            name: "classifier.bias".into(),
+            start: Tensor::from_slice(&[1f32, 2.0]),
+            kind: ParameterKind::Bias,
+        };
+        let arena = Arena::new(layout, vec![extra], Device::Cpu, 1);
+        let _guard = tch::no_grad_guard();
+        let _ = arena.param().shallow_clone().normal_(0.0, 1.0);
+        arena
+    }
+
+    #[test]
+    fn only_live_triplets_are_written_under_pefts_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let arena = arena(Form::Svd);
+        let live = [true, false, true, false, false, false];
+        save(folder.path(), &arena, &live, &description()).unwrap();
+
+        let read = read_tensors(&folder.path().join("adapter_model.safetensors")).unwrap();
+        let shapes: Vec<_> =
+            read.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.size())).collect();
+        assert_eq!(
+            shapes,
+            [
+                "base_model.model.bert.layer.0.fc.lora_A [2, 4]",
+                "base_model.model.bert.layer.0.fc.lora_B [2, 2]",
+                "base_model.model.bert.layer.0.fc.lora_E [2, 1]",
+                "base_model.model.bert.layer.1.fc.lora_A [0, 2]",
+                "base_model.model.bert.layer.1.fc.lora_B [5, 0]",
+                "base_model.model.bert.layer.1.fc.lora_E [0, 1]",
+                "base_model.model.classifier.bias [2]",
+            ]
+        );
+        let own = arena.layout().triplets(arena.param(), 0);
+        assert_eq!(read["base_model.model.bert.layer.0.fc.lora_A"].get(1), own.q.get(2));
+        assert_eq!(read["base_model.model.bert.layer.0.fc.lora_B"].select(1, 1), own.p.get(2));
+
+        let config = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        assert_eq!(config["peft_type"], "ADALORA");
+        assert_eq!(config["rank_pattern"]["bert.layer.0.fc.lora_E"], serde_json::json!([true, false, true]));
+    }
+
+    #[test]
+    fn lora_has_its_own_names_and_no_pattern() {
+        let folder = tempfile::tempdir().unwrap();
+        save(folder.path(), &arena(Form::Lora), &[true; 6], &description()).unwrap();
+        let read = read_tensors(&folder.path().join("adapter_model.safetensors")).unwrap();
+        assert_eq!(read.len(), 5);
+        assert!(read.contains_key("base_model.model.bert.layer.1.fc.lora_B.weight"));
+        let config = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
+        assert!(config.contains("\"LORA\"") && !config.contains("rank_pattern"));
+    }
+
+    #[test]
+    fn a_truncated_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cut.safetensors");
+        write_tensors(&path, &[("x".to_owned(), Tensor::from_slice(&[1f32, 2.0]))].into()).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+        let error = read_tensors(&path).unwrap_err().to_string();
+        assert!(error.contains("cut.safetensors is not a whole safetensors file"), "{error}");
+    }
+}

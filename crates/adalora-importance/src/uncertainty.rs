@@ -1,0 +1,39 @@
+//! Importance as the uncertainty of the sensitivity alone.
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::sensitivity_uncertainty::{Running, SensitivityUncertainty};
+use crate::{BetaError, ImportanceMetric, Observation, Start};
+
+/// `[importance.uncertainty]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Uncertainty(SensitivityUncertainty);
+
+impl Uncertainty {
+    pub(crate) fn problems(&self) -> Vec<BetaError> {
+        self.0.problems()
+    }
+
+    pub(crate) fn start(&self, start: &Start) -> OnlyUncertainty {
+        OnlyUncertainty(self.0.start(start))
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct OnlyUncertainty(Running);
+
+impl ImportanceMetric for OnlyUncertainty {
+    fn observe(&mut self, seen: &Observation) {
+        self.0.observe(seen);
+    }
+
+    fn importance(&self, seen: &Observation) -> Tensor {
+        seen.layout.triplet_mean(&self.0.uncertainty)
+    }
+
+    fn state(&mut self) -> Vec<(&'static str, &mut Tensor)> {
+        self.0.state()
+    }
+}
