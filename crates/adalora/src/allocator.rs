@@ -1,0 +1,220 @@
+//! Which triplets live: Algorithm 1 of the paper.
+
+use adalora_adapter::Arena;
+use adalora_budget::{BudgetAction, BudgetSchedule, RankPattern, SelectionError};
+use adalora_importance::{ImportanceMetric, Observation};
+use tch::Tensor;
+
+/// Shrinks the ranks of an arena's adapters along a budget.
+///
+/// After each optimizer step it masks what the budget says: of the triplets of all adapters together, the `b(t)`
+/// most important ones keep their lambda, the others' becomes 0. `P`, `Q` and the optimizer's moments stay, so that
+/// a triplet may come back at a later allocation.
+#[derive(Debug)]
+pub struct RankAllocator {
+    metric: Box<dyn ImportanceMetric>,
+    schedule: BudgetSchedule,
+    pattern: RankPattern,
+    /// `(triplets,)`, true where a triplet is masked.
+    masked: Tensor,
+    /// Steps observed so far.
+    observed: usize,
+}
+
+/// Why ranks could not be allocated.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AllocationError {
+    /// The metric has not seen every step until this allocation.
+    #[error(
+        "allocation at step {step} after {observed} observed steps, expected {expected}: \
+         call `observe` once for each optimizer step, after `backward` and before `zero_grad`"
+    )]
+    NotObserved {
+        /// The step of the allocation, 0-based.
+        step: usize,
+        /// Calls of `observe` so far.
+        observed: usize,
+        /// Calls that were due.
+        expected: usize,
+    },
+    /// A NaN or an infinity.
+    #[error("allocation at step {step}: the importance of triplet {triplet} of `{adapter}` is not finite")]
+    NotFinite {
+        /// The step of the allocation, 0-based.
+        step: usize,
+        /// Path of the adapted layer.
+        adapter: String,
+        /// Triplet inside the adapter.
+        triplet: usize,
+    },
+    /// Every triplet has the importance 0.
+    #[error(
+        "allocation at step {step}: all triplets have importance 0, from `{adapter}` on: \
+         no gradient has reached the adapters"
+    )]
+    AllZero {
+        /// The step of the allocation, 0-based.
+        step: usize,
+        /// Path of the first adapted layer.
+        adapter: String,
+    },
+}
+
+impl RankAllocator {
+    /// An allocator for the adapters of `arena`, all of whose triplets live.
+    pub fn new(metric: Box<dyn ImportanceMetric>, schedule: BudgetSchedule, arena: &Arena) -> Self {
+        let pattern = RankPattern::full(&arena.layout().ranks());
+        let masked = mask(&pattern, arena);
+        Self { metric, schedule, pattern, masked, observed: 0 }
+    }
+
+    /// Lets the metric see step `step` (0-based), once its gradient is in the arena. Called before the optimizer's
+    /// step as in the paper, or after it as in the authors' code and PEFT. After the last allocation there is
+    /// nothing to learn and nothing happens.
+    pub fn observe(&mut self, step: usize, arena: &Arena) {
+        self.observe_gradient(step, arena, &arena.adapter_grad());
+    }
+
+    /// [`observe`](Self::observe) with another gradient than the arena's, such as the one from before clipping.
+    /// `grad` is flat, `(entries,)`.
+    pub fn observe_gradient(&mut self, step: usize, arena: &Arena, grad: &Tensor) {
+        if self.schedule.observes(step) {
+            let _guard = tch::no_grad_guard();
+            self.metric.observe(&Observation { param: &arena.adapter_param(), grad, layout: arena.layout() });
+            self.observed += 1;
+        }
+    }
+
+    /// Masks what the budget says after the optimizer's step `step` (0-based), and tells what was done.
+    ///
+    /// # Errors
+    ///
+    /// At an allocation: a step that was not observed, importance that is not finite or 0 everywhere.
+    pub fn update(&mut self, step: usize, arena: &Arena) -> Result<BudgetAction, AllocationError> {
+        let _guard = tch::no_grad_guard();
+        let action = self.schedule.action(step);
+        match action {
+            BudgetAction::Free => {}
+            BudgetAction::Allocate { budget } => {
+                self.allocate(step, budget, arena)?;
+                self.apply(arena);
+            }
+            BudgetAction::Hold => self.apply(arena),
+        }
+        Ok(action)
+    }
+
+    fn allocate(&mut self, step: usize, budget: usize, arena: &Arena) -> Result<(), AllocationError> {
+        let expected = (0..=step).rev().find(|&t| self.schedule.observes(t)).map_or(0, |last| last + 1);
+        if self.observed != expected {
+            return Err(AllocationError::NotObserved { step, observed: self.observed, expected });
+        }
+        let layout = arena.layout();
+        let seen = Observation { param: &arena.adapter_param(), grad: &arena.adapter_grad(), layout };
+        let importance: Vec<f32> =
+            self.metric.importance(&seen).try_into().expect("an importance metric returns one f32 vector");
+        let path = |adapter: usize| layout.sites()[adapter].path.clone();
+        if importance.iter().all(|&score| score == 0.0) && !importance.is_empty() {
+            return Err(AllocationError::AllZero { step, adapter: path(0) });
+        }
+        self.pattern = RankPattern::keep_top(&importance, &layout.ranks(), budget, self.schedule.min_r())
+            .map_err(|SelectionError::NotFinite { adapter, triplet }| AllocationError::NotFinite {
+                step,
+                adapter: path(adapter),
+                triplet,
+            })?;
+        self.masked = mask(&self.pattern, arena);
+        Ok(())
+    }
+
+    fn apply(&self, arena: &Arena) {
+        let _ = arena.layout().lambda(arena.param()).masked_fill_(&self.masked, 0.0);
+    }
+
+    /// The triplets that the last allocation kept; all of them before the first.
+    pub fn pattern(&self) -> &RankPattern {
+        &self.pattern
+    }
+
+    /// The budget's schedule.
+    pub fn schedule(&self) -> &BudgetSchedule {
+        &self.schedule
+    }
+
+    /// The metric, for its state.
+    pub fn metric(&mut self) -> &mut dyn ImportanceMetric {
+        &mut *self.metric
+    }
+}
+
+fn mask(pattern: &RankPattern, arena: &Arena) -> Tensor {
+    let masked: Vec<bool> = pattern.live().iter().map(|live| !live).collect();
+    Tensor::from_slice(&masked).to(arena.param().device())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use adalora_adapter::{Form, Layout, Site};
+    use adalora_budget::{BudgetSpec, Phases};
+    use adalora_importance::{ImportanceSpec, Start};
+    use tch::{Device, Kind};
+
+    fn set_up(spec: ImportanceSpec, total_steps: usize) -> (RankAllocator, Arena) {
+        let site = |path: &str, d_in, d_out| Site { path: path.into(), d_in, d_out, rank: 3 };
+        let layout = Layout::new(Form::Svd, vec![site("first", 4, 2), site("second", 2, 5)]);
+        let arena = Arena::new(layout, vec![], Device::Cpu, 1);
+        let phases = Phases { target_r: 1, t_init: 1, t_final: 2, delta_t: 2, min_r: 0 };
+        let schedule = BudgetSchedule::new(&BudgetSpec::Cubic(phases), 6, 2, total_steps).unwrap();
+        let start = Start { layout: arena.layout(), device: Device::Cpu, seed: 1 };
+        (RankAllocator::new(spec.start(&start), schedule, &arena), arena)
+    }
+
+    fn lambda(arena: &Arena) -> Tensor {
+        arena.layout().lambda(arena.param())
+    }
+
+    #[test]
+    fn a_step_that_was_not_observed_is_an_error() {
+        let (mut allocator, arena) = set_up(ImportanceSpec::all().remove(0), 10);
+        let _ = arena.param().shallow_clone().fill_(1.0);
+        let _ = arena.grad().shallow_clone().fill_(1.0);
+        allocator.observe(0, &arena);
+        assert_eq!(allocator.update(1, &arena), Ok(BudgetAction::Free));
+        let error = allocator.update(2, &arena).unwrap_err();
+        assert_eq!(error, AllocationError::NotObserved { step: 2, observed: 1, expected: 3 });
+    }
+
+    #[test]
+    fn useless_importance_is_an_error_that_names_the_adapter() {
+        let (mut allocator, arena) = set_up(ImportanceSpec::all().remove(0), 10);
+        (0..3).for_each(|step| allocator.observe(step, &arena));
+        let error = allocator.update(2, &arena).unwrap_err();
+        assert_eq!(error, AllocationError::AllZero { step: 2, adapter: "first".into() });
+
+        let (mut allocator, arena) = set_up(ImportanceSpec::all().remove(0), 10);
+        let _ = arena.layout().triplets(arena.grad(), 1).q.get(2).fill_(f64::NAN);
+        (0..3).for_each(|step| allocator.observe(step, &arena));
+        let error = allocator.update(2, &arena).unwrap_err();
+        assert_eq!(error, AllocationError::NotFinite { step: 2, adapter: "second".into(), triplet: 2 });
+    }
+
+    #[test]
+    fn masked_triplets_may_come_back_until_the_final_phase_and_then_never() {
+        let (mut allocator, arena) = set_up(ImportanceSpec::Magnitude(Default::default()), 10);
+        let mut live_counts = Vec::new();
+        for step in 0..10 {
+            // Each step another order of the six triplets.
+            let values: Vec<f32> = (0..6).map(|i| ((i + step) % 6 + 1) as f32).collect();
+            lambda(&arena).copy_(&Tensor::from_slice(&values));
+            allocator.observe(step, &arena);
+            allocator.update(step, &arena).unwrap();
+            live_counts.push(lambda(&arena).ne(0.0).sum(Kind::Int64).int64_value(&[]));
+        }
+        // Allocations at 2, 4, 6 and 8 with budgets 4, 2, 2 and 2; all live in between; held at 9.
+        assert_eq!(live_counts, [6, 6, 4, 6, 2, 6, 2, 6, 2, 2]);
+        let held: Vec<_> = (0..6).filter(|&i| allocator.pattern().live()[i]).collect();
+        // At step 8 triplet i had the value (i + 8) % 6 + 1: the largest are 3 (6) and 2 (5).
+        assert_eq!(held, [2, 3]);
+    }
+}

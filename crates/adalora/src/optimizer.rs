@@ -1,0 +1,175 @@
+//! AdamW over an arena, and its learning rate as a function of the step.
+
+use std::ops::Range;
+
+use adalora_adapter::{Arena, ParameterKind};
+use adalora_kernels::adamw;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+/// `[optimizer]`: AdamW (Loshchilov and Hutter, 2019) with decoupled decay, as PyTorch computes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdamWSpec {
+    /// Learning rate at its highest.
+    pub lr: f64,
+    /// How it moves over the run.
+    #[serde(default)]
+    pub schedule: LearningRateSpec,
+    /// Decay of the running averages of the gradient and of its square.
+    #[serde(default = "default_betas")]
+    pub betas: [f64; 2],
+    /// Added to the denominator.
+    #[serde(default = "default_eps")]
+    pub eps: f64,
+    /// Decoupled weight decay for each kind of parameter. Biases and LayerNorm never decay.
+    #[serde(default)]
+    pub weight_decay: WeightDecay,
+}
+
+fn default_betas() -> [f64; 2] {
+    [0.9, 0.999]
+}
+
+fn default_eps() -> f64 {
+    1e-8
+}
+
+impl Default for AdamWSpec {
+    /// PyTorch's defaults but for the decay, which is 0, and a learning rate of 1e-3 that falls linearly.
+    fn default() -> Self {
+        Self {
+            lr: 1e-3,
+            schedule: LearningRateSpec::default(),
+            betas: default_betas(),
+            eps: default_eps(),
+            weight_decay: WeightDecay::default(),
+        }
+    }
+}
+
+/// Weight decay of each kind of parameter; 0 where absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WeightDecay {
+    /// Of `P` and `Q`, or LoRA's `B` and `A`. The authors' code decays them like any weight.
+    pub factors: f64,
+    /// Of the singular values, likewise.
+    pub lambda: f64,
+    /// Of the weights of head and pooler.
+    pub head: f64,
+}
+
+/// `schedule = { linear = { warm_up = 100 } }`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LearningRateSpec {
+    /// Rises over the warm-up, then stays.
+    Constant(WarmUp),
+    /// Rises over the warm-up, then falls to 0 at the end of the run.
+    Linear(WarmUp),
+}
+
+/// The rise at the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WarmUp {
+    /// Steps until the full learning rate.
+    pub warm_up: usize,
+}
+
+impl Default for LearningRateSpec {
+    /// Linear without warm-up.
+    fn default() -> Self {
+        Self::Linear(WarmUp::default())
+    }
+}
+
+impl LearningRateSpec {
+    /// Steps of the warm-up.
+    pub fn warm_up(&self) -> usize {
+        match self {
+            Self::Constant(WarmUp { warm_up }) | Self::Linear(WarmUp { warm_up }) => *warm_up,
+        }
+    }
+}
+
+/// The learning rate of one run: a function of the step.
+#[derive(Debug, Clone, Copy)]
+pub struct LearningRate {
+    peak: f64,
+    spec: LearningRateSpec,
+    total_steps: usize,
+}
+
+impl LearningRate {
+    /// The learning rate that `spec` asks for in a run of `total_steps` optimizer steps.
+    pub fn new(spec: &AdamWSpec, total_steps: usize) -> Self {
+        Self { peak: spec.lr, spec: spec.schedule, total_steps }
+    }
+
+    /// The rate of step `step` (0-based), as `transformers` computes it: 0 at step 0 where there is a warm-up.
+    pub fn at(&self, step: usize) -> f64 {
+        let warm_up = self.spec.warm_up();
+        let factor = if step < warm_up {
+            step as f64 / warm_up as f64
+        } else {
+            match self.spec {
+                LearningRateSpec::Constant(_) => 1.0,
+                LearningRateSpec::Linear(_) => {
+                    let left = self.total_steps.saturating_sub(step) as f64;
+                    left / (self.total_steps - warm_up).max(1) as f64
+                }
+            }
+        };
+        self.peak * factor
+    }
+}
+
+/// AdamW over all parameters of an arena.
+#[derive(Debug)]
+pub struct AdamW {
+    betas: [f64; 2],
+    eps: f64,
+    decay: Vec<(Range<usize>, f64)>,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    count: u64,
+}
+
+impl AdamW {
+    /// An optimizer whose moments are 0.
+    pub fn new(spec: &AdamWSpec, arena: &Arena) -> Self {
+        let decay = arena
+            .kinds()
+            .iter()
+            .map(|(range, kind)| {
+                let rate = match kind {
+                    ParameterKind::Factor => spec.weight_decay.factors,
+                    ParameterKind::Lambda => spec.weight_decay.lambda,
+                    ParameterKind::Weight => spec.weight_decay.head,
+                    ParameterKind::Bias => 0.0,
+                };
+                (range.clone(), rate)
+            })
+            .collect();
+        Self {
+            betas: spec.betas,
+            eps: spec.eps,
+            decay,
+            exp_avg: arena.param().zeros_like(),
+            exp_avg_sq: arena.param().zeros_like(),
+            count: 0,
+        }
+    }
+
+    /// One update with the gradients in the arena, at the learning rate `lr`.
+    pub fn step(&mut self, arena: &Arena, lr: f64) {
+        let _guard = tch::no_grad_guard();
+        self.count += 1;
+        let [beta1, beta2] = self.betas;
+        let update = adamw::Update { lr, beta1, beta2, eps: self.eps, count: self.count };
+        let mut param = arena.param().shallow_clone();
+        adamw::step(&mut param, arena.grad(), &mut self.exp_avg, &mut self.exp_avg_sq, &self.decay, update);
+    }
+}
