@@ -48,9 +48,10 @@ impl Orthogonality {
         }
     }
 
-    /// Adds the gradient to the arena's, in closed form, and returns `gamma * R`, a scalar on the arena's device.
+    /// Adds the gradient to the arena's, in closed form, and returns `R` without `gamma`, a scalar on the arena's
+    /// device.
     pub fn add_gradient(&self, arena: &Arena) -> Tensor {
-        add_gradient(arena.param(), arena.grad(), &self.factors, self.join, self.gamma) * self.gamma
+        add_gradient(arena.param(), arena.grad(), &self.factors, self.join, self.gamma)
     }
 
     /// `||M||²` of each factor, `Q` and `P` of each adapter in turn.

@@ -140,6 +140,16 @@ impl BudgetSpec {
         }
     }
 
+    /// The curve's name in an experiment file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Cubic(_) => "cubic",
+            Self::Linear(_) => "linear",
+            Self::Cosine(_) => "cosine",
+            Self::Constant(_) => "constant",
+        }
+    }
+
     fn curve(&self) -> Curve {
         match self {
             Self::Cubic(_) => Curve::Cubic,

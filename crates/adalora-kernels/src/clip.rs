@@ -2,16 +2,15 @@
 
 use tch::{Kind, Tensor};
 
-/// Scales `grad` in place so that its Euclidean norm is at most `max_norm`, and returns the norm before, a scalar on
-/// the same device. The factor is `min(1, max_norm / (norm + 1e-6))`, like PyTorch's.
-pub fn clip(grad: &mut Tensor, max_norm: f64) -> Tensor {
-    let norm = norm(grad);
-    let factor = (max_norm / (&norm + 1e-6)).clamp_max(1.0);
+/// Scales `grad` in place so that its Euclidean norm, `norm`, becomes at most `max_norm`, and returns the factor, a
+/// scalar on the same device: `min(1, max_norm / (norm + 1e-6))`, like PyTorch's.
+pub fn clip(grad: &mut Tensor, norm: &Tensor, max_norm: f64) -> Tensor {
+    let factor = (max_norm / (norm + 1e-6)).clamp_max(1.0);
     let _ = grad.g_mul_(&factor);
-    norm
+    factor
 }
 
 /// The Euclidean norm of a flat buffer, a scalar on the same device.
 pub fn norm(grad: &Tensor) -> Tensor {
-    grad.linalg_norm_ord_str("fro", None::<i64>, false, Kind::Float)
+    grad.linalg_norm(2.0, None::<i64>, false, Kind::Float)
 }

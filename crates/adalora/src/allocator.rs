@@ -17,6 +17,8 @@ pub struct RankAllocator {
     pattern: RankPattern,
     /// `(triplets,)`, true where a triplet is masked.
     masked: Tensor,
+    /// Whether the last update masked anything, so that only the pattern's triplets live.
+    masking: bool,
     /// Steps observed so far.
     observed: usize,
 }
@@ -65,7 +67,7 @@ impl RankAllocator {
     pub fn new(metric: Box<dyn ImportanceMetric>, schedule: BudgetSchedule, arena: &Arena) -> Self {
         let pattern = RankPattern::full(&arena.layout().ranks());
         let masked = mask(&pattern, arena);
-        Self { metric, schedule, pattern, masked, observed: 0 }
+        Self { metric, schedule, pattern, masked, masking: false, observed: 0 }
     }
 
     /// Lets the metric see step `step` (0-based), once its gradient is in the arena. Called before the optimizer's
@@ -93,6 +95,7 @@ impl RankAllocator {
     pub fn update(&mut self, step: usize, arena: &Arena) -> Result<BudgetAction, AllocationError> {
         let _guard = tch::no_grad_guard();
         let action = self.schedule.action(step);
+        self.masking = action != BudgetAction::Free;
         match action {
             BudgetAction::Free => {}
             BudgetAction::Allocate { budget } => {
@@ -134,6 +137,11 @@ impl RankAllocator {
     /// The triplets that the last allocation kept; all of them before the first.
     pub fn pattern(&self) -> &RankPattern {
         &self.pattern
+    }
+
+    /// Triplets that live after the last update: all of them between two allocations, the pattern's otherwise.
+    pub fn live_count(&self) -> usize {
+        if self.masking { self.pattern.live_count() } else { self.pattern.live().len() }
     }
 
     /// The budget's schedule.

@@ -21,6 +21,6 @@ pub use adalora_adapter::{
     Site,
 };
 pub use adalora_budget::{BudgetAction, BudgetError, BudgetSchedule, BudgetSpec, Phases, RankPattern};
-pub use adalora_importance::{ImportanceMetric, ImportanceSpec, Observation, Start};
+pub use adalora_importance::{ImportanceMetric, ImportanceSpec, Observation, SensitivityUncertainty, Start};
 pub use allocator::{AllocationError, RankAllocator};
 pub use optimizer::{AdamW, AdamWSpec, LearningRate, LearningRateSpec, WarmUp, WeightDecay};

@@ -1,0 +1,188 @@
+//! The BERT encoder (Devlin et al., 2019), frozen, in the layout of `transformers`' `BertModel`.
+
+use adalora_adapter::{Adapter, Linear};
+use tch::{Device, Kind, Tensor};
+
+use crate::{Activation, BertConfig, Checkpoint};
+
+/// Token sequences of one batch, padded to one length.
+#[derive(Debug)]
+pub struct Input {
+    /// Token ids, `(rows, width)`, `Int64`.
+    pub ids: Tensor,
+    /// Segment of each token, `(rows, width)`, `Int64`.
+    pub type_ids: Tensor,
+    /// True where there is a token, `(rows, width)`, `Bool`; `None` where no row is padded.
+    pub mask: Option<Tensor>,
+}
+
+/// The encoder. Its own weights need no gradient; adapters on its linear layers do.
+#[derive(Debug)]
+pub struct Bert {
+    heads: i64,
+    activation: Activation,
+    dropout: f64,
+    attention_dropout: f64,
+    words: Tensor,
+    positions: Tensor,
+    types: Tensor,
+    norm: LayerNorm,
+    blocks: Vec<Block>,
+}
+
+#[derive(Debug)]
+struct Block {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    attention_output: Linear,
+    attention_norm: LayerNorm,
+    intermediate: Linear,
+    output: Linear,
+    output_norm: LayerNorm,
+}
+
+#[derive(Debug)]
+struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    fn load(checkpoint: &Checkpoint, path: &str, device: Device) -> Self {
+        let tensor = |name: &str| checkpoint.tensor(&format!("{path}.LayerNorm.{name}"), device);
+        Self { weight: tensor("weight"), bias: tensor("bias"), eps: checkpoint.config().layer_norm_eps }
+    }
+
+    fn forward(&self, x: &Tensor) -> Tensor {
+        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, false)
+    }
+}
+
+impl Bert {
+    /// The frozen encoder of a checkpoint, on `device`. `dropout` replaces the configuration's, both inside
+    /// attention and outside.
+    pub fn new(checkpoint: &Checkpoint, dropout: Option<f64>, device: Device) -> Self {
+        let config = checkpoint.config();
+        let linears = config.linears().into_iter().map(|shape| {
+            let tensor = |name: &str| checkpoint.tensor(&format!("{}.{name}", shape.path), device);
+            let (weight, bias) = (tensor("weight"), tensor("bias"));
+            Linear::new(shape.path, weight, Some(bias))
+        });
+        let mut linears = linears.into_iter();
+        let mut next = || linears.next().expect("six linear layers in each block");
+        let blocks = (0..config.num_hidden_layers)
+            .map(|layer| Block {
+                query: next(),
+                key: next(),
+                value: next(),
+                attention_output: next(),
+                attention_norm: LayerNorm::load(
+                    checkpoint,
+                    &format!("encoder.layer.{layer}.attention.output"),
+                    device,
+                ),
+                intermediate: next(),
+                output: next(),
+                output_norm: LayerNorm::load(checkpoint, &format!("encoder.layer.{layer}.output"), device),
+            })
+            .collect();
+        let embedding =
+            |name: &str| checkpoint.tensor(&format!("embeddings.{name}_embeddings.weight"), device);
+        let &BertConfig {
+            num_attention_heads,
+            hidden_act,
+            hidden_dropout_prob,
+            attention_probs_dropout_prob,
+            ..
+        } = config;
+        Self {
+            heads: num_attention_heads as i64,
+            activation: hidden_act,
+            dropout: dropout.unwrap_or(hidden_dropout_prob),
+            attention_dropout: dropout.unwrap_or(attention_probs_dropout_prob),
+            words: embedding("word"),
+            positions: embedding("position"),
+            types: embedding("token_type"),
+            norm: LayerNorm::load(checkpoint, "embeddings", device),
+            blocks,
+        }
+    }
+
+    /// The linear layers, in the order of [`BertConfig::linears`].
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.blocks.iter().flat_map(|block| {
+            let Block { query, key, value, attention_output, intermediate, output, .. } = block;
+            [query, key, value, attention_output, intermediate, output]
+        })
+    }
+
+    /// The linear layers, to be changed.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.blocks.iter_mut().flat_map(|block| {
+            let Block { query, key, value, attention_output, intermediate, output, .. } = block;
+            [query, key, value, attention_output, intermediate, output]
+        })
+    }
+
+    /// Puts adapters on the layers at the given places of [`linears`](Self::linears), in increasing order.
+    pub fn attach(&mut self, places: &[usize], adapters: impl Iterator<Item = Adapter>) {
+        let mut layers: Vec<_> = self.linears_mut().collect();
+        for (&place, adapter) in places.iter().zip(adapters) {
+            layers[place].attach(adapter);
+        }
+    }
+
+    /// Hidden states of the last block, `(rows, width, hidden)`. `train` turns dropout on.
+    pub fn forward(&self, input: &Input, train: bool) -> Tensor {
+        let (_, width) = input.ids.size2().expect("token ids are a matrix");
+        let embedding = |table: &Tensor, ids: &Tensor| Tensor::embedding(table, ids, -1, false, false);
+        let summed = embedding(&self.words, &input.ids)
+            + embedding(&self.types, &input.type_ids)
+            + self.positions.narrow(0, 0, width);
+        let mut hidden = self.norm.forward(&summed).dropout(self.dropout, train);
+        let mask = input.mask.as_ref().map(|mask| additive_mask(mask, hidden.kind()));
+        for block in &self.blocks {
+            hidden = self.block(block, &hidden, mask.as_ref(), train);
+        }
+        hidden
+    }
+
+    fn block(&self, block: &Block, x: &Tensor, mask: Option<&Tensor>, train: bool) -> Tensor {
+        let (rows, width, hidden) = x.size3().expect("hidden states have three dimensions");
+        let split = |y: Tensor| y.view([rows, width, self.heads, hidden / self.heads]).transpose(1, 2);
+        let context = Tensor::scaled_dot_product_attention(
+            &split(block.query.forward(x)),
+            &split(block.key.forward(x)),
+            &split(block.value.forward(x)),
+            mask,
+            if train { self.attention_dropout } else { 0.0 },
+            false,
+            None::<f64>,
+            false,
+        );
+        let context = context.transpose(1, 2).reshape([rows, width, hidden]);
+        let attended = block.attention_output.forward(&context).dropout(self.dropout, train);
+        let x = block.attention_norm.forward(&(attended + x));
+        let wide = block.intermediate.forward(&x);
+        let wide = match self.activation {
+            Activation::Gelu => wide.gelu("none"),
+            Activation::GeluTanh => wide.gelu("tanh"),
+            Activation::Relu => wide.relu(),
+        };
+        let out = block.output.forward(&wide).dropout(self.dropout, train);
+        block.output_norm.forward(&(out + x))
+    }
+}
+
+/// `(rows, 1, 1, width)`: 0 where there is a token, the lowest finite number of the dtype where there is none. Not
+/// minus infinity, from which a row without any token would get NaN.
+fn additive_mask(tokens: &Tensor, kind: Kind) -> Tensor {
+    let lowest = match kind {
+        Kind::BFloat16 => -3.389_531_4e38,
+        Kind::Half => -65504.0,
+        _ => f64::from(f32::MIN),
+    };
+    tokens.zeros_like().to_kind(kind).masked_fill(&tokens.logical_not(), lowest).unsqueeze(1).unsqueeze(1)
+}

@@ -1,0 +1,64 @@
+//! What can be wrong with a checkpoint.
+
+use std::path::PathBuf;
+
+/// Why a checkpoint could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file of the checkpoint is not there or cannot be read.
+    #[error(
+        "{path}: {source}; a checkpoint is a folder with config.json, model.safetensors and tokenizer.json"
+    )]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// `config.json` does not describe a model that we have.
+    #[error("{path}: {rule}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        rule: String,
+    },
+    /// Not a safetensors file, or a truncated one.
+    #[error("{path} is not a whole safetensors file ({source}); fetch it again")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: safetensors::SafeTensorError,
+    },
+    /// Tensors of the encoder that the checkpoint lacks.
+    #[error("{path} lacks {} tensor(s) of the encoder: {}", names.len(), names.join(", "))]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// Their names, without prefix.
+        names: Vec<String>,
+    },
+    /// A tensor of another shape than the configuration says.
+    #[error("{path}: `{name}` has shape {found:?}, but config.json asks for {expected:?}")]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What the configuration asks for.
+        expected: Vec<i64>,
+        /// What the file holds.
+        found: Vec<i64>,
+    },
+    /// A tensor whose values we cannot read.
+    #[error("{path}: `{name}` has dtype {found}; F32, F16 and BF16 can be read")]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What the file holds.
+        found: String,
+    },
+}

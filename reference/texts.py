@@ -1,0 +1,88 @@
+"""Texts for `bert.py`."""
+
+# For the forward pass; the fourth is a pair.
+SENTENCES = [
+    "The river froze early that winter, and the ferry stayed on the far bank until March.",
+    "Nobody laughed.",
+    "An uneven but warm-hearted film: its first hour drags, its second is a small wonder, and the last shot alone is worth the ticket.",
+    ("Did the council approve the bridge?", "On Tuesday the council voted seven to two for a new bridge."),
+    "Yes",
+    "She sold 1,250 jars of honey in 2019, up 8% from the year before; her brother's bakery bought half of them.",
+]
+
+TEXTS = [
+    "",
+    " ",
+    "a",
+    "Hello, world!",
+    "The quick brown fox jumps over the lazy dog.",
+    "  leading and   inner    spaces  ",
+    "tabs\tand\nnew lines\r\nare spaces",
+    "don't can't won't it's o'clock",
+    "state-of-the-art, well-known; semi-colon: colon",
+    "(parentheses) [brackets] {braces} <angles>",
+    "\"double\" 'single' \u201ccurly\u201d \u2018quotes\u2019",
+    "ellipsis... and \u2026 and -- and \u2014 and \u2013",
+    "Price: $19.99, \u20ac5, \u00a37.50 or \u00a5300",
+    "50% of 1,000,000 is 5e5",
+    "https://example.org/path?query=1&other=2#part",
+    "someone@example.org wrote @here #topic",
+    "UPPERCASE lowercase MiXeD",
+    "na\u00efve caf\u00e9 fa\u00e7ade r\u00e9sum\u00e9 \u00fcber",
+    "e\u0301 as two code points and \u00e9 as one",
+    "\u0130stanbul and \u0131",
+    "stra\u00dfe STRASSE",
+    "\u00c5ngstr\u00f6m \u00f8re \u00e6on \u0153uvre",
+    "\u4f60\u597d\u4e16\u754c",
+    "mixed \u4e2d\u6587 and English",
+    "\u3053\u3093\u306b\u3061\u306f \u30ab\u30bf\u30ab\u30ca",
+    "\uc548\ub155\ud558\uc138\uc694 \uc138\uacc4",
+    "\u041f\u0440\u0438\u0432\u0435\u0442, \u043c\u0438\u0440!",
+    "\u0393\u03b5\u03b9\u03ac \u03c3\u03bf\u03c5 \u039a\u03cc\u03c3\u03bc\u03b5",
+    "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd",
+    "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645",
+    "\u0928\u092e\u0938\u094d\u0924\u0947 \u0926\u0941\u0928\u093f\u092f\u093e",
+    "emoji \U0001f600 and \U0001f468\u200d\U0001f469\u200d\U0001f467 family",
+    "zero\u200bwidth and soft\u00adhyphen and \ufeffmark",
+    "no\u00a0break and thin\u2009space and ideographic\u3000space",
+    "control\u0000\u0007characters\u007f",
+    "replacement \ufffd character",
+    "[MASK] the [CLS] gap [SEP] here [PAD] [UNK]",
+    "[mask] is not special",
+    "##ing is not a piece",
+    "antidisestablishmentarianism pneumonoultramicroscopicsilicovolcanoconiosis",
+    "x" * 100,
+    "x" * 101,
+    "qzxjv wqkzj",
+    "3.14159 2.71828 -273.15 +1",
+    "1st 2nd 3rd 4th",
+    "\u00bd \u00b2 \u2122 \u00a9 \u00ae \u2116",
+    "a_b_c snake_case camelCase",
+    "x = y + z * (w / 2) ^ 3 | ~q",
+    "\ufb01ne \ufb02ow ligatures",
+    "!?!?!?",
+    "the the the the the the",
+    "One sentence. Another one! A third? Yes; the fourth: here.",
+    "A long row of plain words that goes on and on without a pause so that it reaches well past the place where a model of "
+    "modest length would have to stop reading, which is the point of this example, because whatever follows the limit must "
+    "be cut, and the closing token must still be there at the end of what is left of it, no matter how the words break up.",
+    "Trailing newline\n",
+]
+
+PAIRS = [
+    ("A first text.", "A second text."),
+    ("", "Only a second."),
+    ("Only a first.", ""),
+    (
+        "Short.",
+        "This second text is much longer than the first one and so it has to give way before the other does.",
+    ),
+    (
+        "This first text is much longer than the second one and so it has to give way before the other does.",
+        "Short.",
+    ),
+    (
+        "Both texts of this pair are rather long, long enough that each of them must lose some of its words to the limit.",
+        "And here the other one, also rather long, long enough that it must lose some of its words to the same limit too.",
+    ),
+]
