@@ -1,0 +1,136 @@
+//! Held to `transformers` on the values that `reference/bert.py` made.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use adalora_adapter::{Arena, Form, Layout};
+use adalora_models::{Bert, Checkpoint, Head, Input, Loss};
+use tch::{Device, Kind, Tensor};
+
+fn reference(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../reference/values")).join(name)
+}
+
+fn tensors(name: &str) -> HashMap<String, Tensor> {
+    Tensor::read_safetensors(reference(&format!("{name}.safetensors"))).unwrap().into_iter().collect()
+}
+
+fn input(recorded: &HashMap<String, Tensor>) -> Input {
+    Input {
+        ids: recorded["input_ids"].shallow_clone(),
+        type_ids: recorded["token_type_ids"].shallow_clone(),
+        mask: Some(recorded["attention_mask"].to_kind(Kind::Bool)),
+    }
+}
+
+/// An encoder whose own weights get gradients, which in use they never do.
+fn with_gradients(checkpoint: &Checkpoint) -> Bert {
+    let bert = Bert::new(checkpoint, Some(0.0), Device::Cpu);
+    for linear in bert.linears() {
+        let _ = linear.weight().set_requires_grad(true);
+    }
+    bert
+}
+
+fn assert_near(got: &Tensor, expected: &Tensor, what: &str) {
+    assert_eq!(got.size(), expected.size(), "{what}");
+    let scale = expected.abs().max().double_value(&[]).max(1.0);
+    let worst = (got - expected).abs().max().double_value(&[]) / scale;
+    assert!(worst < 1e-5, "{what}: {worst:e}");
+}
+
+/// Values where there are tokens: what stands at padding is nobody's business.
+fn at_tokens(values: &Tensor, recorded: &HashMap<String, Tensor>) -> Tensor {
+    values * recorded["attention_mask"].unsqueeze(-1)
+}
+
+#[test]
+fn logits_and_gradients_on_a_random_checkpoint() {
+    let recorded = tensors("bert-random");
+    let checkpoint = Checkpoint::open(&reference("bert-random")).unwrap();
+    let bert = with_gradients(&checkpoint);
+    let start = Head::start(&checkpoint, 3, 0);
+    assert!(start.drawn.is_empty(), "the checkpoint has a head: {:?}", start.drawn);
+    let arena = Arena::new(Layout::new(Form::Svd, vec![]), start.extras, Device::Cpu, 0);
+    let head = Head::new(&arena, 0.0);
+
+    let hidden = bert.forward(&input(&recorded), false);
+    assert_near(
+        &at_tokens(&hidden, &recorded),
+        &at_tokens(&recorded["last_hidden_state"], &recorded),
+        "last hidden state",
+    );
+    let logits = head.forward(&hidden, false);
+    assert_near(&logits, &recorded["logits"], "logits");
+    let loss = Loss::Classes(recorded["labels"].shallow_clone()).sum(&logits) / 5.0;
+    assert_near(&loss, &recorded["loss"], "loss");
+    loss.backward();
+    for linear in bert.linears() {
+        let name = format!("grad.bert.{}.weight", linear.path());
+        assert_near(&linear.weight().grad(), &recorded[&name], &name);
+    }
+    for (name, leaf) in arena.extras() {
+        assert_near(&leaf.grad(), &recorded[&format!("grad.{name}")], name);
+    }
+}
+
+#[test]
+fn old_names_without_prefix_and_without_pooler() {
+    let recorded = tensors("bert-legacy");
+    let checkpoint = Checkpoint::open(&reference("bert-legacy")).unwrap();
+    let hidden = Bert::new(&checkpoint, None, Device::Cpu).forward(&input(&recorded), false);
+    assert_near(
+        &at_tokens(&hidden, &recorded),
+        &at_tokens(&recorded["last_hidden_state"], &recorded),
+        "last hidden state",
+    );
+    let drawn = Head::start(&checkpoint, 2, 0).drawn;
+    assert_eq!(
+        drawn,
+        ["bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"]
+    );
+}
+
+/// The real checkpoint, which `just setup` fetches.
+#[test]
+fn bert_tiny() {
+    let folder = std::env::var_os("ADALORA_MATERIALS")
+        .map_or_else(
+            || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.materials")),
+            PathBuf::from,
+        )
+        .join("bert-tiny");
+    assert!(folder.is_dir(), "{} is not there: run `just setup`", folder.display());
+    let recorded = tensors("bert-tiny");
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let bert = with_gradients(&checkpoint);
+    let hidden = bert.forward(&input(&recorded), false);
+
+    let positions = recorded["positions"].unsqueeze(-1).expand([-1, -1, 128], false);
+    assert_near(&hidden.gather(1, &positions, false), &recorded["hidden"], "hidden states");
+    let mask = recorded["attention_mask"].to_kind(Kind::Float);
+    assert_near(
+        &(hidden.mean_dim(-1, false, Kind::Float) * &mask),
+        &(&recorded["mean"] * &mask),
+        "mean over the hidden width",
+    );
+
+    let tokens = mask.sum(Kind::Float) * 128.0;
+    let loss = (hidden.square() * mask.unsqueeze(-1)).sum(Kind::Float) / tokens;
+    assert_near(&loss, &recorded["loss"], "loss");
+    loss.backward();
+    let linear = |path: &str| bert.linears().find(|linear| linear.path() == path).unwrap().weight().grad();
+    let scaled = |got: Tensor, expected: &Tensor, what: &str| {
+        // Gradients are far below 1: compared relative to their largest.
+        let scale = expected.abs().max();
+        assert_near(&(got / &scale), &(expected / &scale), what);
+    };
+    scaled(linear("encoder.layer.0.attention.self.query"), &recorded["grad.layer.0.query"], "query gradient");
+    let output = linear("encoder.layer.1.output.dense");
+    scaled(
+        output.narrow(0, 0, 16).narrow(1, 0, 16),
+        &recorded["grad.layer.1.output.corner"],
+        "output gradient",
+    );
+    scaled(output.norm(), &recorded["grad.layer.1.output.norm"], "norm of the output gradient");
+}
