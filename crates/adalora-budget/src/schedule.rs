@@ -140,6 +140,14 @@ impl BudgetSpec {
         }
     }
 
+    /// Every curve's name in an experiment file, with what it does.
+    pub const CURVES: [(&str, &str); 4] = [
+        ("cubic", "fast first, then slower: the paper's"),
+        ("linear", "the same amount at every step"),
+        ("cosine", "slow at both ends"),
+        ("constant", "the target at once, at the first allocation"),
+    ];
+
     /// The curve's name in an experiment file.
     pub fn name(&self) -> &'static str {
         match self {

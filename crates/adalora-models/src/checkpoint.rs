@@ -91,12 +91,21 @@ impl Checkpoint {
         Self { config, path: PathBuf::from("random encoder"), tensors }
     }
 
+    /// The same checkpoint with a classifier that gives `(logits - mean) / deviation`; both are `(outputs,)`.
+    pub fn with_standard_outputs(&self, mean: &Tensor, deviation: &Tensor) -> Self {
+        let mut tensors = self.copies();
+        let weight = tensors.get_mut("classifier.weight").expect("the checkpoint has a classifier");
+        *weight = &*weight / deviation.unsqueeze(1);
+        let bias = tensors.get_mut("classifier.bias").expect("the checkpoint has a classifier");
+        *bias = (&*bias - mean) / deviation;
+        Self { config: self.config.clone(), path: self.path.clone(), tensors }
+    }
+
     /// The same checkpoint with an increment of rank `rank` on each of the given linear layers: a product of normal
     /// factors, of `strength` times the norm of the weight.
     pub fn with_increments(&self, paths: &[String], rank: usize, strength: f64, seed: u64) -> Self {
         let mut random = Random::new(seed, "increments");
-        let mut tensors: BTreeMap<_, _> =
-            self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+        let mut tensors = self.copies();
         for path in paths {
             let weight = tensors.get_mut(&format!("{path}.weight")).expect("a linear layer of the encoder");
             let (d_out, d_in) = weight.size2().expect("a linear layer's weight is a matrix");
@@ -106,6 +115,10 @@ impl Checkpoint {
             *weight = &*weight + increment * factor;
         }
         Self { config: self.config.clone(), path: self.path.clone(), tensors }
+    }
+
+    fn copies(&self) -> BTreeMap<String, Tensor> {
+        self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
     }
 
     /// The configuration.

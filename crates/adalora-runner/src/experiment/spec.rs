@@ -1,0 +1,252 @@
+//! What an experiment file says, table by table.
+
+use adalora::{AdamWSpec, BudgetSpec, Form, ImportanceSpec, OrthogonalityForm};
+use serde::{Deserialize, Serialize};
+
+/// A whole experiment: one or more variants, each run with every seed.
+#[derive(Debug, Clone)]
+pub struct Experiment {
+    /// The file's name without its ending.
+    pub name: String,
+    /// What the experiment is for, in a sentence or two.
+    pub description: String,
+    /// Seeds of every variant.
+    pub seeds: Vec<u64>,
+    /// Names and settings, in the order of the file; the first is the control of the table.
+    pub variants: Vec<(String, RunSpec)>,
+}
+
+/// All settings of one run but its seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSpec {
+    /// `[model]`
+    pub model: ModelSpec,
+    /// `[task]`
+    pub task: TaskSpec,
+    /// `[adapter]`
+    pub adapter: AdapterSpec,
+    /// `[orthogonality]`; without it there is no regularizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub orthogonality: Option<OrthogonalityForm>,
+    /// `[importance]`; present exactly if there is a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub importance: Option<ImportanceSpec>,
+    /// `[budget]`; without it every rank stays what it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetSpec>,
+    /// `[observation]`: what the importance metric sees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observation: Option<ObservationSpec>,
+    /// `[optimizer]`
+    pub optimizer: AdamWSpec,
+    /// `[train]`
+    pub train: TrainSpec,
+}
+
+/// `[model.pretrained]` or `[model.random]`: a BERT-family encoder whose weights are frozen, with pooler and
+/// classifier on top, which are trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelSpec {
+    /// A checkpoint in Hugging Face's layout.
+    Pretrained(Pretrained),
+    /// A frozen encoder with random weights, for synthetic tasks.
+    Random(RandomEncoder),
+}
+
+/// `[model.pretrained]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pretrained {
+    /// Name of a manifest in `datasets/`, or a folder (anything with a `/`).
+    pub checkpoint: String,
+    /// Dropout inside the encoder, on attention weights and hidden states; the checkpoint's own where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<f64>,
+    /// Dropout before the classifier; the same as in the encoder where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classifier_dropout: Option<f64>,
+}
+
+/// `[model.random]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RandomEncoder {
+    /// Blocks.
+    pub layers: usize,
+    /// Width of the hidden states.
+    pub hidden: usize,
+    /// Attention heads; they divide `hidden`.
+    pub heads: usize,
+    /// Width of the feed-forward part.
+    pub intermediate: usize,
+    /// Tokens in the vocabulary.
+    pub vocabulary: usize,
+    /// Seed of the weights: the same encoder for every seed of the run.
+    pub seed: u64,
+}
+
+/// `[task.text]` or `[task.planted]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskSpec {
+    /// Sentences or pairs of them with a label, from a manifest in `datasets/`.
+    Text(adalora_tasks::TaskSpec),
+    /// A synthetic teacher: the frozen encoder plus increments of known rank in known layers.
+    Planted(Planted),
+}
+
+/// `[task.planted]`: token sequences are random, labels are what the teacher's classifier says of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Planted {
+    /// Layers that differ in the teacher, as patterns like `adapter.targets`.
+    pub layers: Vec<String>,
+    /// Rank of each increment.
+    pub rank: usize,
+    /// Norm of each increment relative to its weight's.
+    pub strength: f64,
+    /// Values that the teacher says of each sequence.
+    pub outputs: usize,
+    /// Tokens of each sequence.
+    pub length: usize,
+    /// Training sequences.
+    pub train_rows: usize,
+    /// Held-out sequences.
+    pub dev_rows: usize,
+    /// Seed of teacher and sequences: the same for every seed of the run.
+    pub seed: u64,
+}
+
+/// `[adapter.svd]` or `[adapter.lora]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdapterSpec {
+    /// `P diag(lambda) Q`.
+    Svd(Svd),
+    /// `B A`.
+    Lora(Lora),
+}
+
+/// `[adapter.svd]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Svd {
+    /// Patterns over whole path components; every one must match.
+    pub targets: Vec<String>,
+    /// Rank of every adapter at the start.
+    pub init_r: usize,
+    /// The increment is scaled by `alpha / init_r`.
+    pub alpha: f64,
+}
+
+/// `[adapter.lora]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lora {
+    /// Patterns over whole path components; every one must match.
+    pub targets: Vec<String>,
+    /// Rank of every adapter.
+    pub r: usize,
+    /// The increment is scaled by `alpha / r`.
+    pub alpha: f64,
+}
+
+impl AdapterSpec {
+    /// SVD or LoRA.
+    pub fn form(&self) -> Form {
+        match self {
+            Self::Svd(_) => Form::Svd,
+            Self::Lora(_) => Form::Lora,
+        }
+    }
+
+    /// The patterns.
+    pub fn targets(&self) -> &[String] {
+        match self {
+            Self::Svd(svd) => &svd.targets,
+            Self::Lora(lora) => &lora.targets,
+        }
+    }
+
+    /// Rank of every adapter at the start.
+    pub fn rank(&self) -> usize {
+        match self {
+            Self::Svd(svd) => svd.init_r,
+            Self::Lora(lora) => lora.r,
+        }
+    }
+
+    /// The field's `alpha`.
+    pub fn alpha(&self) -> f64 {
+        match self {
+            Self::Svd(svd) => svd.alpha,
+            Self::Lora(lora) => lora.alpha,
+        }
+    }
+}
+
+/// `[observation]`: where the paper and the authors' code differ in what importance is computed from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObservationSpec {
+    /// Parameters from before the optimizer's step (paper) or after it (code).
+    pub weights: Weights,
+    /// Gradient before or after clipping (code).
+    pub gradient: Gradient,
+    /// Whether the regularizer's gradient is part of it. It is in both; needs `[orthogonality]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub regularizer: Option<bool>,
+}
+
+/// Which parameters a metric sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weights {
+    /// Those that the gradient was taken at.
+    BeforeStep,
+    /// Those that the optimizer has just made.
+    AfterStep,
+}
+
+/// Which gradient a metric sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gradient {
+    /// As backward made it.
+    Raw,
+    /// As the optimizer uses it.
+    Clipped,
+}
+
+/// `[train]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSpec {
+    /// Passes over the training data; either this or `steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<usize>,
+    /// Optimizer steps; either this or `epochs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Examples in one forward pass.
+    pub batch_size: usize,
+    /// Forward passes in one optimizer step.
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    /// Highest norm of the gradient; without it gradients are not clipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
+    /// Optimizer steps between two evaluations on the dev set; there is always one at the end.
+    pub evaluate_every: usize,
+    /// Optimizer steps between two records of loss, budget and ranks.
+    pub record_every: usize,
+    /// CPU threads of one run. Part of the settings because sums in another order round differently.
+    #[serde(default = "one")]
+    pub threads: usize,
+}
+
+fn one() -> usize {
+    1
+}

@@ -1,0 +1,208 @@
+//! What a run will do, worked out from its settings before anything is trained.
+
+use std::path::PathBuf;
+
+use adalora::{BudgetSchedule, Form, Layout, Site};
+use adalora_adapter::target;
+use adalora_models::{BertConfig, LinearShape};
+use adalora_tasks::{Catalogue, Dataset};
+
+use crate::experiment::{ModelSpec, Problem, RunSpec, TaskSpec};
+use crate::planted;
+
+/// Sizes and steps of one run.
+#[derive(Debug)]
+pub struct Plan {
+    /// Configuration of the encoder.
+    pub config: BertConfig,
+    /// The checkpoint's folder; `None` for a random encoder.
+    pub checkpoint: Option<PathBuf>,
+    /// Places of the adapted layers among the encoder's linear layers.
+    pub places: Vec<usize>,
+    /// The adapted layers.
+    pub layout: Layout,
+    /// Training examples.
+    pub train_rows: usize,
+    /// Logits of the head.
+    pub outputs: usize,
+    /// Optimizer steps of an epoch; a last, smaller one counts.
+    pub steps_per_epoch: usize,
+    /// Optimizer steps of the run.
+    pub total_steps: usize,
+    /// How the budget shrinks, if it does.
+    pub schedule: Option<BudgetSchedule>,
+    /// Paths of the layers in which the teacher of a planted task differs.
+    pub planted: Vec<String>,
+}
+
+/// Trainable parameters of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParameterCounts {
+    /// Of the adapters at the start.
+    pub adapter_peak: usize,
+    /// Of the live triplets at the end, if every adapter kept the same rank: which ones are kept decides, since a
+    /// triplet of a wider layer has more parameters.
+    pub adapter_final_if_uniform: usize,
+    /// Of pooler and classifier.
+    pub head: usize,
+}
+
+impl Plan {
+    /// Works a run out.
+    ///
+    /// # Errors
+    ///
+    /// Every rule that is broken.
+    pub fn new(spec: &RunSpec, catalogue: &Catalogue, data: &DataSize) -> Result<Self, Vec<Problem>> {
+        let problem = |key: &str, message: String| Problem { variant: None, key: key.into(), message };
+        let (config, checkpoint) = match &spec.model {
+            ModelSpec::Pretrained(pretrained) => {
+                let folder = checkpoint_folder(&pretrained.checkpoint, catalogue);
+                let opened = folder.and_then(|folder| {
+                    BertConfig::open(&folder).map(|config| (config, folder)).map_err(|error| error.to_string())
+                });
+                let (config, folder) =
+                    opened.map_err(|message| vec![problem("model.pretrained.checkpoint", message)])?;
+                (config, Some(folder))
+            }
+            ModelSpec::Random(encoder) => {
+                let length = match &spec.task {
+                    TaskSpec::Planted(planted) => planted.length,
+                    TaskSpec::Text(text) => text.max_length,
+                };
+                (planted::config(encoder, length), None)
+            }
+        };
+        let mut problems = Vec::new();
+        if let TaskSpec::Text(text) = &spec.task
+            && text.max_length > config.max_position_embeddings
+        {
+            problems.push(problem(
+                "task.text.max_length",
+                format!(
+                    "task.text.max_length ({}) must not exceed the {} positions of the checkpoint",
+                    text.max_length, config.max_position_embeddings
+                ),
+            ));
+        }
+
+        let form = match spec.adapter.form() {
+            Form::Svd => "svd",
+            Form::Lora => "lora",
+        };
+        let linears = config.linears();
+        let paths = || linears.iter().map(|linear| linear.path.as_str());
+        let mut select = |key: &str, patterns: &[String]| {
+            target::select(patterns, paths()).unwrap_or_else(|error| {
+                problems.push(problem(key, error.to_string()));
+                Vec::new()
+            })
+        };
+        let places = select(&format!("adapter.{form}.targets"), spec.adapter.targets());
+        let planted = match &spec.task {
+            TaskSpec::Planted(planted) => select("task.planted.layers", &planted.layers),
+            TaskSpec::Text(_) => Vec::new(),
+        };
+        let planted = planted.into_iter().map(|place| linears[place].path.clone()).collect();
+        let rank = spec.adapter.rank();
+        let sites = places.iter().map(|&place| {
+            let LinearShape { path, d_in, d_out } = linears[place].clone();
+            Site { path, d_in, d_out, rank }
+        });
+        let layout = Layout::new(spec.adapter.form(), sites.collect());
+        for site in layout.sites() {
+            if rank > site.d_in.min(site.d_out) {
+                problems.push(problem(
+                    &format!("adapter.{form}"),
+                    format!(
+                        "rank {rank} exceeds what `{}` can have: its weight is {} by {}",
+                        site.path, site.d_out, site.d_in
+                    ),
+                ));
+                break;
+            }
+        }
+
+        let train = &spec.train;
+        let batches = data.train_rows.div_ceil(train.batch_size);
+        let steps_per_epoch = batches.div_ceil(train.accumulate);
+        let total_steps = train.steps.unwrap_or_else(|| train.epochs.unwrap_or(0) * steps_per_epoch);
+        if spec.optimizer.schedule.warm_up() >= total_steps {
+            problems.push(problem(
+                "optimizer.schedule",
+                format!(
+                    "warm_up ({}) must be below the {total_steps} steps of the run",
+                    spec.optimizer.schedule.warm_up()
+                ),
+            ));
+        }
+        let schedule = spec.budget.as_ref().and_then(|budget| {
+            let made = BudgetSchedule::new(budget, layout.triplet_count(), layout.adapters(), total_steps);
+            made.map_err(|broken| {
+                // Without adapters the budget's rules have no meaning: the patterns are what is wrong.
+                for error in broken.iter().filter(|_| layout.adapters() > 0) {
+                    let key = format!("budget.{}.{}", budget.name(), error.key());
+                    problems.push(problem(&key, error.to_string()));
+                }
+            })
+            .ok()
+        });
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Self {
+            config,
+            checkpoint,
+            places,
+            layout,
+            train_rows: data.train_rows,
+            outputs: data.outputs,
+            steps_per_epoch,
+            total_steps,
+            schedule,
+            planted,
+        })
+    }
+
+    /// Trainable parameters.
+    pub fn parameters(&self) -> ParameterCounts {
+        let hidden = self.config.hidden_size;
+        let costs: usize = self.layout.triplet_costs().iter().sum();
+        let adapter_peak = self.layout.entries();
+        let adapter_final_if_uniform = match &self.schedule {
+            Some(schedule) => schedule.target() / self.layout.adapters() * costs,
+            None => adapter_peak,
+        };
+        let head = hidden * hidden + hidden + self.outputs * (hidden + 1);
+        ParameterCounts { adapter_peak, adapter_final_if_uniform, head }
+    }
+}
+
+/// What a plan needs to know of the data.
+#[derive(Debug, Clone, Copy)]
+pub struct DataSize {
+    /// Training examples.
+    pub train_rows: usize,
+    /// Logits of the head.
+    pub outputs: usize,
+}
+
+impl DataSize {
+    /// Of a task on text, once it is read.
+    pub fn of(dataset: &Dataset) -> Self {
+        Self { train_rows: dataset.train.len(), outputs: dataset.target.outputs() }
+    }
+}
+
+/// Where a checkpoint lies: a folder, if the name has a `/`, or what a manifest names.
+///
+/// # Errors
+///
+/// What to do about a checkpoint that is not there.
+pub fn checkpoint_folder(name: &str, catalogue: &Catalogue) -> Result<PathBuf, String> {
+    if !name.contains('/') {
+        return catalogue.checkpoint(name).map_err(|error| error.to_string());
+    }
+    let folder = PathBuf::from(name);
+    if folder.is_dir() { Ok(folder) } else { Err(format!("there is no folder {name}")) }
+}

@@ -1,0 +1,281 @@
+//! One run in this process, reported line by line to whoever started it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use adalora_models::Checkpoint;
+use adalora_report::{
+    DevRecord, LogRecord, Parameters, Planted, RunResult, Status, StepScores, TrainRecord, Triplets,
+};
+use adalora_tasks::{Catalogue, Dataset, FileHash};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tch::Device;
+
+use crate::experiment::{ModelSpec, RunSpec, TaskSpec};
+use crate::plan::{DataSize, Plan};
+use crate::planted;
+use crate::run_folder::{RunFolder, identity, resolved};
+use crate::trainer::Trainer;
+
+/// Which run.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The experiment's name.
+    pub experiment: String,
+    /// The variant's name.
+    pub variant: String,
+    /// Its settings.
+    pub spec: RunSpec,
+    /// The seed.
+    pub seed: u64,
+    /// `cpu`, `cuda:0` and so on.
+    pub device: String,
+    /// The run folder.
+    pub folder: PathBuf,
+    /// The experiment file's text, kept beside the results.
+    pub source: String,
+}
+
+/// A line of a worker's standard output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Event {
+    /// The data is read and training begins.
+    Started {
+        /// Optimizer steps of the run.
+        total: usize,
+        /// What a user should know, such as parameters that the checkpoint lacks.
+        notes: Vec<String>,
+    },
+    /// A record of training.
+    Trained(TrainRecord),
+    /// An evaluation.
+    Evaluated(DevRecord),
+    /// The end.
+    Ended(Status),
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// At its last step.
+    Finished,
+    /// By Ctrl-C or SIGTERM.
+    Interrupted,
+}
+
+#[derive(Serialize)]
+struct Provenance<'a> {
+    adalora: &'static str,
+    identity: String,
+    device: &'a str,
+    threads: usize,
+    files: Vec<FileHash>,
+    drawn: &'a [String],
+}
+
+/// Runs a job from its first step to its last.
+///
+/// # Errors
+///
+/// What stopped it, which is in the folder's `status.json` as well.
+pub fn run(job: &Job, catalogue: &Catalogue, device: Device, mut tell: impl FnMut(&Event)) -> Result<Outcome> {
+    let threads = job.spec.train.threads;
+    tch::set_num_threads(threads as i32);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().ok();
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+
+    let (checkpoint, dataset, plan) = load(&job.spec, catalogue)?;
+    let mut trainer = Trainer::new(&job.spec, &plan, &dataset, &checkpoint, job.seed, device)?;
+    let paths: Vec<_> = plan.layout.sites().iter().map(|site| site.path.as_str()).collect();
+    let mut folder = RunFolder::create(&job.folder, &job.spec, job.seed, &job.source, &paths)?;
+    folder.write_json(
+        "provenance.json",
+        &Provenance {
+            adalora: env!("CARGO_PKG_VERSION"),
+            identity: identity(&resolved(&job.spec, job.seed)),
+            device: &job.device,
+            threads,
+            files: hashes(&plan, &dataset)?,
+            drawn: trainer.drawn(),
+        },
+    )?;
+    tell(&Event::Started { total: plan.total_steps, notes: notes(&dataset, trainer.drawn()) });
+
+    let trained = train(job, &plan, &dataset, &mut trainer, &mut folder, &stop, &mut tell);
+    let step = trainer.finished();
+    let status = match &trained {
+        Ok(Outcome::Finished) => Status::Finished { step },
+        Ok(Outcome::Interrupted) => Status::Interrupted { step },
+        Err(error) => Status::Failed { step, reason: format!("{error:#}") },
+    };
+    folder.status(&status)?;
+    tell(&Event::Ended(status));
+    trained
+}
+
+/// Checkpoint, data and plan of a run.
+///
+/// # Errors
+///
+/// What is missing or malformed.
+pub fn load(spec: &RunSpec, catalogue: &Catalogue) -> Result<(Checkpoint, Dataset, Plan)> {
+    let plan = |data: &DataSize| {
+        Plan::new(spec, catalogue, data).map_err(|problems| anyhow::anyhow!(problems[0].message.clone()))
+    };
+    match (&spec.model, &spec.task) {
+        (ModelSpec::Pretrained(model), TaskSpec::Text(text)) => {
+            let folder = crate::plan::checkpoint_folder(&model.checkpoint, catalogue).map_err(anyhow::Error::msg)?;
+            let dataset = Dataset::load(catalogue, text, &folder.join("tokenizer.json"))?;
+            let plan = plan(&DataSize::of(&dataset))?;
+            Ok((Checkpoint::open(&folder)?, dataset, plan))
+        }
+        (ModelSpec::Random(encoder), TaskSpec::Planted(task)) => {
+            let plan = plan(&DataSize { train_rows: task.train_rows, outputs: task.outputs })?;
+            let encoder = Checkpoint::random(plan.config.clone(), task.outputs, encoder.seed);
+            let (checkpoint, dataset) = planted::task(encoder, &plan.planted, task);
+            Ok((checkpoint, dataset, plan))
+        }
+        _ => anyhow::bail!("a planted task needs a random model, and text a pretrained one"),
+    }
+}
+
+fn train(
+    job: &Job,
+    plan: &Plan,
+    dataset: &Dataset,
+    trainer: &mut Trainer,
+    folder: &mut RunFolder,
+    stop: &AtomicBool,
+    tell: &mut impl FnMut(&Event),
+) -> Result<Outcome> {
+    let start = Instant::now();
+    let seconds = || start.elapsed().as_secs_f64();
+    let mut best: Option<StepScores> = None;
+    let mut last = None;
+    let headline = dataset.evaluation[0].name();
+    while trainer.finished() < plan.total_steps {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(Outcome::Interrupted);
+        }
+        trainer.step()?;
+        let step = trainer.finished();
+        let end = step == plan.total_steps;
+        if end || step.is_multiple_of(job.spec.train.record_every) {
+            let record = trainer.record(seconds())?;
+            tell(&Event::Trained(record.clone()));
+            folder.log(&LogRecord::Train(record))?;
+            folder.ranks(step, &trainer.ranks())?;
+            folder.status(&Status::Running { step })?;
+        }
+        if end || step.is_multiple_of(job.spec.train.evaluate_every) {
+            let record = trainer.evaluate(seconds());
+            tell(&Event::Evaluated(record.clone()));
+            folder.log(&LogRecord::Dev(record.clone()))?;
+            let scores = StepScores { step, scores: record.scores };
+            let better = |best: &StepScores| !(scores.scores[headline] <= best.scores[headline]);
+            if best.as_ref().is_none_or(better) {
+                best = Some(scores.clone());
+            }
+            last = Some(scores);
+        }
+    }
+    trainer.check_budget()?;
+    save_adapter(job, plan, trainer, folder)?;
+    let last = last.expect("a run has a step, and ends with an evaluation");
+    let live = trainer.live();
+    let ranks = trainer.ranks();
+    let of_planted = |site: &adalora::Site| plan.planted.contains(&site.path);
+    let planted = match &job.spec.task {
+        TaskSpec::Planted(task) => {
+            let sites = plan.layout.sites().iter().zip(&ranks);
+            // A layer that got more than was planted there has not found more.
+            let recovered = sites.filter(|(site, _)| of_planted(site)).map(|(_, &rank)| rank.min(task.rank)).sum();
+            Some(Planted { recovered, planted: plan.planted.len() * task.rank })
+        }
+        TaskSpec::Text(_) => None,
+    };
+    let costs = plan.layout.triplet_costs();
+    folder.result(&RunResult {
+        experiment: job.experiment.clone(),
+        variant: job.variant.clone(),
+        seed: job.seed,
+        task: dataset.name.clone(),
+        steps: plan.total_steps,
+        evaluation: dataset.evaluation.iter().map(|own| own.name().to_owned()).collect(),
+        best: best.unwrap_or_else(|| last.clone()),
+        last,
+        parameters: Parameters {
+            adapter_peak: plan.parameters().adapter_peak,
+            adapter_final: ranks.iter().zip(costs).map(|(rank, cost)| rank * cost).sum(),
+            head: plan.parameters().head,
+        },
+        triplets: plan.schedule.as_ref().map(|schedule| Triplets {
+            initial: schedule.initial(),
+            budget: schedule.target(),
+            live: live.iter().filter(|&&live| live).count(),
+        }),
+        wall_seconds: seconds(),
+        peak_rss_bytes: peak_rss()?,
+        planted,
+    })?;
+    Ok(Outcome::Finished)
+}
+
+fn save_adapter(job: &Job, plan: &Plan, trainer: &Trainer, folder: &RunFolder) -> Result<()> {
+    let base_model = match &job.spec.model {
+        ModelSpec::Pretrained(model) => model.checkpoint.clone(),
+        ModelSpec::Random(_) => "random".into(),
+    };
+    let description = adalora_adapter::store::Description {
+        base_model,
+        prefix: "bert.".into(),
+        target_modules: plan.layout.sites().iter().map(|site| site.path.clone()).collect(),
+        modules_to_save: vec!["classifier".into(), "pooler".into()],
+        init_r: job.spec.adapter.rank(),
+        target_r: job.spec.budget.as_ref().map_or(job.spec.adapter.rank(), |budget| budget.phases().target_r),
+        alpha: job.spec.adapter.alpha(),
+        total_steps: plan.total_steps,
+    };
+    Ok(adalora_adapter::store::save(&folder.path().join("adapter"), trainer.arena(), &trainer.live(), &description)?)
+}
+
+fn notes(dataset: &Dataset, drawn: &[String]) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !drawn.is_empty() {
+        notes.push(format!("drawn, as the checkpoint lacks them: {}", drawn.join(", ")));
+    }
+    if dataset.truncated > 0 {
+        notes.push(format!("{} examples are longer than task.text.max_length and were truncated", dataset.truncated));
+    }
+    notes
+}
+
+/// Hashes of everything that was read.
+fn hashes(plan: &Plan, dataset: &Dataset) -> Result<Vec<FileHash>> {
+    let mut files = dataset.files.clone();
+    if let Some(checkpoint) = &plan.checkpoint {
+        for name in ["config.json", "model.safetensors"] {
+            let path = checkpoint.join(name);
+            let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+            let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            files.push(FileHash { file: path.display().to_string(), sha256 });
+        }
+    }
+    Ok(files)
+}
+
+/// Largest resident memory of this process so far, in bytes.
+fn peak_rss() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc/self/status")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("VmHWM")?;
+    Ok(kib * 1024)
+}
