@@ -64,7 +64,6 @@ pub fn run(runs: Vec<Run>, jobs: usize) -> Result<Ended> {
             });
         }
         drop(sender);
-        let mut forwarded = false;
         loop {
             match receiver.recv_timeout(Duration::from_millis(200)) {
                 Ok((_, Ok(Status::Finished { .. }))) => ended.finished += 1,
@@ -77,12 +76,12 @@ pub fn run(runs: Vec<Run>, jobs: usize) -> Result<Ended> {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
-            if stop.load(Ordering::Relaxed) && !forwarded {
-                // Ctrl-C reaches the workers by itself, SIGTERM does not.
+            if stop.load(Ordering::Relaxed) {
+                // Ctrl-C reaches the workers by itself, SIGTERM does not. Again and again, since one may just have
+                // been started.
                 for pid in children.lock().expect("no thread panics with the children").iter() {
                     let _ = rustix::process::kill_process(*pid, rustix::process::Signal::TERM);
                 }
-                forwarded = true;
             }
         }
     });

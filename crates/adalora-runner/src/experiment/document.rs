@@ -65,6 +65,13 @@ struct Variant {
     dropped: Vec<String>,
 }
 
+impl Variant {
+    /// Whether the base's table of this name has no say here.
+    fn overrules(&self, name: &str) -> bool {
+        self.own.get(name).is_some() || self.dropped.iter().any(|dropped| dropped == name)
+    }
+}
+
 impl Experiment {
     /// Reads an experiment file, with overrides as [`Document::parse`] takes them.
     ///
@@ -203,9 +210,7 @@ impl Document {
     /// The tables that a variant runs with.
     fn in_force(&self, variant: Option<&Variant>) -> Table {
         let Some(variant) = variant else { return self.base.clone() };
-        let replaced =
-            |key: &str| variant.own.get(key).is_some() || variant.dropped.iter().any(|name| name == key);
-        let kept = self.base.0.iter().filter(|entry| !replaced(&entry.key));
+        let kept = self.base.0.iter().filter(|entry| !variant.overrules(&entry.key));
         Table(kept.chain(&variant.own.0).cloned().collect())
     }
 
@@ -312,18 +317,14 @@ impl Document {
     }
 
     fn check_base_is_used(&mut self) {
-        let replaced = |key: &str| {
-            !self.variants.is_empty()
-                && self
-                    .variants
-                    .iter()
-                    .all(|of| of.own.get(key).is_some() || of.dropped.iter().any(|name| name == key))
-        };
-        let unused: Vec<_> = self.base.0.iter().filter(|entry| replaced(&entry.key)).cloned().collect();
-        for entry in unused {
-            let message =
-                format!("{} of the base has no effect: every variant replaces or drops it", entry.key);
-            self.misplaced(entry.place(), message);
+        if self.variants.is_empty() {
+            return;
+        }
+        let unused =
+            self.base.0.iter().filter(|entry| self.variants.iter().all(|of| of.overrules(&entry.key)));
+        for (key, place) in unused.map(|entry| (entry.key.clone(), entry.place())).collect::<Vec<_>>() {
+            let message = format!("{key} of the base has no effect: every variant replaces or drops it");
+            self.misplaced(place, message);
         }
     }
 

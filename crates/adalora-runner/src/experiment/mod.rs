@@ -4,7 +4,7 @@
 //! file with the place of everything in it, [`Experiment`] is what it says, and [`Problems`] is all that is wrong with
 //! it, shown at line and column.
 //!
-//! ```no_run
+//! ```ignore
 //! use adalora_runner::experiment::{Experiment, Problem};
 //!
 //! let (document, experiment) = Experiment::load("experiments/quickstart.toml".as_ref(), &["train.epochs=1".into()])?;

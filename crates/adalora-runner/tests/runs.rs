@@ -1,0 +1,231 @@
+//! The program, run as a user runs it, on a synthetic task that takes a second.
+
+mod workspace;
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use workspace::{Workspace, assert_code, text};
+
+const SMALL: &str = r#"
+description = "A small planted task"
+seeds = [1, 2]
+
+[model.random]
+layers = 2
+hidden = 16
+heads = 2
+intermediate = 24
+vocabulary = 50
+seed = 7
+
+[task.planted]
+layers = ["layer.0.intermediate.dense"]
+rank = 2
+strength = 1.0
+outputs = 3
+length = 6
+train_rows = 200
+dev_rows = 40
+seed = 11
+
+[adapter.svd]
+targets = ["query", "value", "dense"]
+init_r = 3
+alpha = 6
+
+[orthogonality.mean-of-norms]
+gamma = 0.1
+
+[importance.sensitivity-uncertainty]
+
+[budget.cubic]
+target_r = 1
+t_init = 5
+t_final = 10
+delta_t = 4
+
+[observation]
+weights = "after-step"
+gradient = "clipped"
+regularizer = true
+
+[optimizer]
+lr = 1e-2
+schedule.linear.warm_up = 3
+
+[train]
+steps = 31
+batch_size = 16
+clip = 1.0
+evaluate_every = 10
+record_every = 5
+
+[variants.adalora]
+[variants.random.importance.random]
+[variants.lora]
+drop = ["orthogonality", "importance", "budget", "observation"]
+adapter.lora = { targets = ["query", "value", "dense"], r = 2, alpha = 4 }
+"#;
+
+/// `metrics.jsonl` without the times, the only thing that may differ between two runs.
+fn metrics(workspace: &Workspace, run: &str) -> Vec<Value> {
+    let text = fs::read_to_string(workspace.path(run).join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|line| {
+            let mut record: Value = serde_json::from_str(line).unwrap();
+            record.as_object_mut().unwrap().remove("seconds").expect("every record has a time");
+            record
+        })
+        .collect()
+}
+
+fn last_ranks(folder: &Path) -> Vec<usize> {
+    let text = fs::read_to_string(folder.join("ranks.csv")).unwrap();
+    text.lines().last().unwrap().split(',').skip(1).map(|rank| rank.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_whole_experiment() {
+    let workspace = Workspace::new("small", SMALL);
+    let output = workspace.adalora(&["run", "small"]);
+    assert_code(&output, 0);
+    let table = text(&output.stdout);
+    assert!(table.contains("| adalora") && table.contains("| random") && table.contains("| lora"), "{table}");
+    for name in ["table.md", "table.csv", "table.tex", "ranks.svg", "curves.svg", "report.html"] {
+        assert!(workspace.path("runs/small/report").join(name).is_file(), "{name}");
+    }
+    for variant in ["adalora", "random"] {
+        let run = format!("runs/small/{variant}/seed-2");
+        let result = workspace.json(&format!("{run}/result.json"));
+        // 10 adapters, from rank 3 to 1.
+        assert_eq!(result["triplets"], serde_json::json!({ "initial": 30, "budget": 10, "live": 10 }));
+        assert_eq!(last_ranks(&workspace.path(&run)).iter().sum::<usize>(), 10);
+        assert_eq!(workspace.json(&format!("{run}/status.json"))["state"], "finished");
+        for name in ["experiment.toml", "resolved.toml", "provenance.json", "adapter/adapter_config.json"] {
+            assert!(workspace.path(&run).join(name).is_file(), "{name}");
+        }
+    }
+    let lora = workspace.json("runs/small/lora/seed-1/result.json");
+    assert!(lora.get("triplets").is_none());
+    assert_eq!(lora["parameters"]["adapter_peak"], lora["parameters"]["adapter_final"]);
+
+    let again = workspace.adalora(&["run", "small"]);
+    assert_code(&again, 0);
+    assert!(text(&again.stderr).contains("6 run(s) are finished already"), "{}", text(&again.stderr));
+    assert_code(&workspace.adalora(&["report", "small"]), 0);
+}
+
+#[test]
+fn same_file_and_seed_give_the_same_log() {
+    let (one, two) = (Workspace::new("small", SMALL), Workspace::new("small", SMALL));
+    assert_code(&one.adalora(&["run", "small", "--jobs", "1"]), 0);
+    assert_code(&two.adalora(&["run", "small", "--jobs", "3"]), 0);
+    for variant in ["adalora", "random", "lora"] {
+        let run = |seed: u64| format!("runs/small/{variant}/seed-{seed}");
+        assert_eq!(metrics(&one, &run(1)), metrics(&two, &run(1)), "{variant}");
+        assert_ne!(metrics(&one, &run(1)), metrics(&one, &run(2)), "{variant}: seeds differ");
+        let adapter =
+            |of: &Workspace| fs::read(of.path(&run(1)).join("adapter/adapter_model.safetensors")).unwrap();
+        assert_eq!(adapter(&one), adapter(&two), "{variant}");
+    }
+}
+
+#[test]
+fn a_finished_run_with_other_settings_is_refused() {
+    let workspace = Workspace::new("small", SMALL);
+    assert_code(&workspace.adalora(&["run", "small", "--seed", "1"]), 0);
+    let before = metrics(&workspace, "runs/small/adalora/seed-1");
+    workspace.write("small", &SMALL.replace("lr = 1e-2", "lr = 2e-2"));
+    let output = workspace.adalora(&["run", "small", "--seed", "1"]);
+    assert_code(&output, 2);
+    insta::assert_snapshot!(text(&output.stderr), @"runs/small/adalora/seed-1 is finished, with other settings: it had `lr = 0.01`, the experiment now has `lr = 0.02`. Give the experiment another name, or move that folder away");
+    assert_eq!(metrics(&workspace, "runs/small/adalora/seed-1"), before);
+}
+
+#[test]
+fn a_run_that_diverges_is_marked_failed_with_its_step() {
+    let workspace = Workspace::new("small", SMALL);
+    let settings = ["--set", "optimizer.lr=1e30", "--set", "optimizer.schedule.linear.warm_up=0"];
+    let output = workspace.adalora(&[&["run", "small", "--seed", "1"], &settings[..]].concat());
+    assert_code(&output, 1);
+    for variant in ["adalora", "random", "lora"] {
+        let status = workspace.json(&format!("runs/small/{variant}/seed-1/status.json"));
+        assert_eq!(status["state"], "failed", "{status}");
+        let reason = status["reason"].as_str().unwrap();
+        assert!(reason.starts_with("the loss is ") && reason.contains(" at step 2"), "{variant}: {reason}");
+    }
+}
+
+#[test]
+fn an_interrupted_run_ends_cleanly_and_is_set_aside_by_the_next() {
+    let workspace = Workspace::new("small", SMALL);
+    let settings = ["--seed", "1", "--set", "train.steps=100000", "--set", "train.record_every=1"];
+    let mut child = workspace
+        .command(&[&["run", "small"], &settings[..]].concat())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let metrics = workspace.path("runs/small/adalora/seed-1/metrics.jsonl");
+    let patience = Instant::now() + Duration::from_secs(60);
+    while fs::metadata(&metrics).map_or(0, |metadata| metadata.len()) == 0 {
+        assert!(Instant::now() < patience, "the run does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let status = workspace.json("runs/small/adalora/seed-1/status.json");
+    assert_eq!(status["state"], "interrupted");
+    assert!(status["step"].as_u64().unwrap() > 0);
+
+    assert_code(&workspace.adalora(&["run", "small", "--seed", "1"]), 0);
+    assert_eq!(workspace.json("runs/small/adalora/seed-1/status.json")["state"], "finished");
+    assert_eq!(workspace.json("runs/small/adalora/seed-1.unfinished-1/status.json")["state"], "interrupted");
+}
+
+#[test]
+fn check_prints_the_plan() {
+    let workspace = Workspace::new("small", SMALL);
+    let output = workspace.adalora(&["check", "small"]);
+    assert_code(&output, 0);
+    insta::assert_snapshot!("check", text(&output.stdout));
+}
+
+#[test]
+fn rules_that_need_the_model_are_reported_together() {
+    let workspace = Workspace::new("small", SMALL);
+    let bad = SMALL
+        .replace(
+            "targets = [\"query\", \"value\", \"dense\"]\ninit_r",
+            "targets = [\"querry\", \"value\"]\ninit_r",
+        )
+        .replace("layers = [\"layer.0.intermediate.dense\"]", "layers = [\"layer.7.intermediate\"]")
+        // An epoch has 13 steps.
+        .replace("steps = 31", "epochs = 1")
+        .replace("warm_up = 3", "warm_up = 13");
+    workspace.write("bad", &bad);
+    let output = workspace.adalora(&["check", "bad"]);
+    assert_code(&output, 2);
+    insta::assert_snapshot!("model_rules", text(&output.stderr));
+    assert!(!workspace.path("runs").exists(), "nothing is made before the check");
+}
+
+#[test]
+fn typing_mistakes_on_the_command_line() {
+    let workspace = Workspace::new("small", SMALL);
+    let error = |arguments: &[&str]| {
+        let output = workspace.adalora(arguments);
+        assert_code(&output, 2);
+        text(&output.stderr)
+    };
+    insta::assert_snapshot!("no_such_experiment", error(&["run", "smal"]));
+    insta::assert_snapshot!("no_such_device", error(&["run", "small", "--device", "gpu"]));
+    insta::assert_snapshot!("no_gpu", error(&["run", "small", "--device", "cuda:7"]));
+    insta::assert_snapshot!("no_runs", error(&["report", "small"]));
+    insta::assert_snapshot!("no_such_manifest", error(&["fetch", "bert-tyni"]));
+}

@@ -1,0 +1,49 @@
+# Passes arguments on as they were typed, quotes and spaces included.
+set positional-arguments
+
+[private]
+default:
+    @{{ just_executable() }} --list --unsorted
+
+# Install what is missing: libtorch, checkpoint and data of the quickstart; every recipe below does this first
+setup:
+    @python3 scripts/setup.py
+
+# Run an experiment of experiments/ and write its report: just run quickstart
+run EXPERIMENT *ARGS: setup
+    @cargo run -p adalora-runner -- run "$@"
+
+# Check an experiment and print its phases and parameter counts, without training
+check EXPERIMENT *ARGS: setup
+    @cargo run -q -p adalora-runner -- check "$@"
+
+# Show importance metrics, budget curves, checkpoints, data sets and experiments
+list: setup
+    @cargo run -q -p adalora-runner -- list
+
+# Write tables and pictures of the runs of an experiment
+report EXPERIMENT: setup
+    @cargo run -q -p adalora-runner -- report "$@"
+
+# Run every test
+test: setup
+    python3 scripts/test_setup.py
+    cargo test --workspace --no-fail-fast
+
+# Run the benchmarks, or those whose name contains the argument
+bench *ARGS: setup
+    cargo bench -p adalora-benches --bench '*' -- "$@"
+
+# Check formatting, lints and documentation; a warning is an error
+lint: setup
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Format the source
+fmt:
+    cargo fmt --all
+
+# Make the reference values in reference/values again, in a Python environment of its own; see reference/README.md
+golden: setup
+    reference/remake.sh
