@@ -296,6 +296,10 @@ def keep_what_is_used(kind):
     if kind == "cpu":
         for name in USELESS_ON_CPU:
             clear(new / "torch/lib" / name)
+        # It has no code of its own, but asks for `libtorch_cuda.so`, on which GNU's linker stumbles.
+        libtorch = new / "torch/lib/libtorch.so"
+        clear(libtorch)
+        libtorch.symlink_to("libtorch_cpu.so")
     missing = [name for name in ["torch/include", "torch/lib/libtorch_cpu.so", "nvidia"] if not (new / name).exists()]
     if missing:
         raise Failure(f"pip ended well, but {', '.join(missing)} is not in what it installed: run the command again")

@@ -26,8 +26,8 @@ with open(os.environ["LOG"], "a") as log:
 said = os.environ.get("PIP_SAYS")
 target = Path(sys.argv[sys.argv.index("--target") + 1])
 assert os.path.isdir(os.environ["TMPDIR"])
-for name in ["bin/torchrun", "torch/lib/libtorch_cpu.so", "torch/lib/libtorch_cuda.so", "torch/lib/libc10.so",
-             "torch/include/ATen/ATen.h", "torch/nn/__init__.py", "torch/version.py", "torchgen/gen.py",
+for name in ["bin/torchrun", "torch/lib/libtorch_cpu.so", "torch/lib/libtorch_cuda.so", "torch/lib/libtorch.so",
+             "torch/lib/libc10.so", "torch/include/ATen/ATen.h", "torch/nn/__init__.py", "torch/version.py", "torchgen/gen.py",
              "nvidia/cu13/lib/libcudart.so.13", "torch-2.11.0.dist-info/licenses/LICENSE"]:
     path = target / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,8 +161,10 @@ class Setup(unittest.TestCase):
             "torch-2.11.0.dist-info/licenses/LICENSE",
             "torch/include/ATen/ATen.h",
             "torch/lib/libc10.so",
+            "torch/lib/libtorch.so",
             "torch/lib/libtorch_cpu.so",
         ])
+        self.assertEqual(os.readlink(self.root / ".libtorch/torch/lib/libtorch.so"), "libtorch_cpu.so")
         self.assertEqual(self.succeeds(), ([], []))
 
     def test_only_what_is_missing(self):

@@ -14,7 +14,11 @@ use crate::plan::{DataSize, Plan, checkpoint_folder};
 /// # Errors
 ///
 /// Every rule that any of them breaks with the model's layers and the data at hand.
-pub fn plans(document: &Document, experiment: &Experiment, catalogue: &Catalogue) -> Result<Vec<Plan>, Problems> {
+pub fn plans(
+    document: &Document,
+    experiment: &Experiment,
+    catalogue: &Catalogue,
+) -> Result<Vec<Plan>, Problems> {
     let mut known: Vec<(&TaskSpec, &ModelSpec, Result<DataSize, Problem>)> = Vec::new();
     let (mut plans, mut problems) = (Vec::new(), Vec::new());
     for (name, spec) in &experiment.variants {
@@ -57,7 +61,8 @@ pub fn describe(experiment: &Experiment, plans: &[Plan]) -> String {
     let mut text = format!("{}: {}\n", experiment.name, experiment.description);
     let seeds: Vec<_> = experiment.seeds.iter().map(ToString::to_string).collect();
     let runs = seeds.len() * plans.len();
-    writeln!(text, "{} variant(s), seeds {}: {runs} runs", plans.len(), seeds.join(" ")).expect("text can be written to");
+    writeln!(text, "{} variant(s), seeds {}: {runs} runs", plans.len(), seeds.join(" "))
+        .expect("text can be written to");
     for ((name, spec), plan) in experiment.variants.iter().zip(plans) {
         writeln!(text, "\n{name}").expect("text can be written to");
         for (what, detail) in details(spec, plan) {
@@ -75,7 +80,10 @@ fn details(spec: &RunSpec, plan: &Plan) -> Vec<(&'static str, String)> {
     let parameters = plan.parameters();
     let rank = spec.adapter.rank();
     let mut lines = vec![
-        ("data", format!("{data}: {} training examples, {} steps an epoch", plan.train_rows, plan.steps_per_epoch)),
+        (
+            "data",
+            format!("{data}: {} training examples, {} steps an epoch", plan.train_rows, plan.steps_per_epoch),
+        ),
         ("steps", steps(plan)),
     ];
     if let Some(schedule) = &plan.schedule {
@@ -107,14 +115,19 @@ fn steps(plan: &Plan) -> String {
     let phases = schedule.phases();
     let names = ["warm-up", "reduction", "final phase"];
     let ranges = names.iter().zip(phases).map(|(name, range)| {
-        if range.is_empty() { format!("no {name}") } else { format!("{name} {}-{}", range.start(), range.end()) }
+        if range.is_empty() {
+            format!("no {name}")
+        } else {
+            format!("{name} {}-{}", range.start(), range.end())
+        }
     });
     format!("{total}: {}; {}", ranges.collect::<Vec<_>>().join(", "), allocations(schedule, total))
 }
 
 fn allocations(schedule: &BudgetSchedule, total: usize) -> String {
-    let count =
-        (0..total).filter(|&step| matches!(schedule.action(step), adalora::BudgetAction::Allocate { .. })).count();
+    let count = (0..total)
+        .filter(|&step| matches!(schedule.action(step), adalora::BudgetAction::Allocate { .. }))
+        .count();
     format!("{count} allocation(s), the last at {}", schedule.last_allocation())
 }
 

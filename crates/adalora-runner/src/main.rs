@@ -1,5 +1,6 @@
 //! `adalora`: runs experiment files.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -203,7 +204,7 @@ fn work(args: &WorkerArgs) -> Result<ExitCode> {
         source: document.source().to_owned(),
     };
     let outcome = worker::run(&job, &catalogue, device, |event| {
-        println!("{}", serde_json::to_string(event).expect("an event can be written"));
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(event).expect("an event can be written"))
     })?;
     Ok(match outcome {
         worker::Outcome::Finished => ExitCode::SUCCESS,
@@ -250,7 +251,9 @@ fn list() -> Result<ExitCode> {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         match Experiment::load(&path, &[]) {
             Ok((_, experiment)) => println!("  {name:24} {}", experiment.description),
-            Err(problems) => println!("  {name:24} has {} problem(s): adalora check {name}", problems.count()),
+            Err(problems) => {
+                println!("  {name:24} has {} problem(s): adalora check {name}", problems.count())
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -258,7 +261,8 @@ fn list() -> Result<ExitCode> {
 
 fn report(experiment: &str) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
-    let folder = if experiment.contains('/') { PathBuf::from(experiment) } else { workspace.runs(experiment) };
+    let folder =
+        if experiment.contains('/') { PathBuf::from(experiment) } else { workspace.runs(experiment) };
     print_report(&folder)?;
     Ok(ExitCode::SUCCESS)
 }

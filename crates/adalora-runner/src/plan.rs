@@ -59,7 +59,9 @@ impl Plan {
             ModelSpec::Pretrained(pretrained) => {
                 let folder = checkpoint_folder(&pretrained.checkpoint, catalogue);
                 let opened = folder.and_then(|folder| {
-                    BertConfig::open(&folder).map(|config| (config, folder)).map_err(|error| error.to_string())
+                    BertConfig::open(&folder)
+                        .map(|config| (config, folder))
+                        .map_err(|error| error.to_string())
                 });
                 let (config, folder) =
                     opened.map_err(|message| vec![problem("model.pretrained.checkpoint", message)])?;

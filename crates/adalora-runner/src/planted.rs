@@ -45,11 +45,11 @@ pub fn task(encoder: Checkpoint, paths: &[String], spec: &Planted) -> (Checkpoin
     };
     let (train, dev) = (sequences(spec.train_rows), sequences(spec.dev_rows));
 
-    let increments = |checkpoint: &Checkpoint| {
-        checkpoint.with_increments(paths, spec.rank, spec.strength, spec.seed)
-    };
+    let increments =
+        |checkpoint: &Checkpoint| checkpoint.with_increments(paths, spec.rank, spec.strength, spec.seed);
     let raw = answers(&increments(&encoder), &train, spec);
-    let student = encoder.with_standard_outputs(&raw.mean_dim(0, false, Kind::Float), &raw.std_dim(0, true, false));
+    let student =
+        encoder.with_standard_outputs(&raw.mean_dim(0, false, Kind::Float), &raw.std_dim(0, true, false));
     let teacher = increments(&student);
     let examples = |sequences: Vec<Vec<u32>>| -> Vec<Example> {
         let scores = answers(&teacher, &sequences, spec);

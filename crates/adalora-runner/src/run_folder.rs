@@ -5,7 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use adalora_report::{
-    LogRecord, METRICS_FILE, RANKS_FILE, RESULT_FILE, RunResult, SETTINGS_FILE, STATUS_FILE, Status, write_file,
+    LogRecord, METRICS_FILE, RANKS_FILE, RESULT_FILE, RunResult, SETTINGS_FILE, STATUS_FILE, Status,
+    write_file,
 };
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -55,7 +56,9 @@ pub fn identity(resolved: &str) -> String {
 /// A finished run with other settings, which is never overwritten.
 pub fn find(path: &Path, spec: &RunSpec, seed: u64) -> Result<Found> {
     let status = match fs::read_to_string(path.join(STATUS_FILE)) {
-        Ok(text) => serde_json::from_str(&text).with_context(|| format!("{}/{STATUS_FILE}", path.display()))?,
+        Ok(text) => {
+            serde_json::from_str(&text).with_context(|| format!("{}/{STATUS_FILE}", path.display()))?
+        }
         Err(_) => return Ok(Found::Open),
     };
     if !matches!(status, Status::Finished { .. }) {
@@ -98,7 +101,8 @@ impl RunFolder {
             Err(TryLockError::Error(error)) => bail!("{}: {error}", lock_path.display()),
         }
         if path.exists() {
-            let aside = (1..).map(|n| parent.join(format!("{name}.unfinished-{n}"))).find(|aside| !aside.exists());
+            let aside =
+                (1..).map(|n| parent.join(format!("{name}.unfinished-{n}"))).find(|aside| !aside.exists());
             let aside = aside.expect("some number is free");
             fs::rename(path, &aside).with_context(|| path.display().to_string())?;
         }
@@ -123,7 +127,9 @@ impl RunFolder {
     /// If it cannot be written.
     pub fn log(&mut self, record: &LogRecord) -> Result<()> {
         let line = serde_json::to_string(record)? + "\n";
-        self.metrics.write_all(line.as_bytes()).with_context(|| self.path.join(METRICS_FILE).display().to_string())
+        self.metrics
+            .write_all(line.as_bytes())
+            .with_context(|| self.path.join(METRICS_FILE).display().to_string())
     }
 
     /// Appends a row to `ranks.csv`.

@@ -112,7 +112,8 @@ fn one(run: &Run, screen: &Screen, children: &Mutex<Vec<rustix::process::Pid>>) 
     let complaint = complaint.join().expect("reading lines does not panic");
     let status = status.unwrap_or_else(|| {
         // It died without a word: killed, out of memory, or stopped before it had a folder.
-        let reason = if complaint.is_empty() { format!("the run's process ended with {exit}") } else { complaint };
+        let reason =
+            if complaint.is_empty() { format!("the run's process ended with {exit}") } else { complaint };
         let status = Status::Failed { step: 0, reason };
         if run.folder.is_dir() {
             let text = serde_json::to_string_pretty(&status).expect("a status can be written");
@@ -156,7 +157,8 @@ impl Screen {
         let bars = MultiProgress::new();
         let total = bars.add(ProgressBar::new(runs.len() as u64));
         total.set_style(
-            ProgressStyle::with_template("{pos} of {len} runs  {elapsed_precise}").expect("the template is well formed"),
+            ProgressStyle::with_template("{pos} of {len} runs  {elapsed_precise}")
+                .expect("the template is well formed"),
         );
         total.enable_steady_tick(Duration::from_secs(1));
         Self { bars: Some(bars), total: Some(total), width }
@@ -229,7 +231,8 @@ impl<'a> Shown<'a> {
                 self.score = scores.collect();
                 if self.bar.is_none() {
                     let (label, step, total) = (&self.label, record.step, self.total);
-                    self.screen.line(&format!("{label}  step {step}/{total}  loss {:.3}{}", self.loss, self.score));
+                    self.screen
+                        .line(&format!("{label}  step {step}/{total}  loss {:.3}{}", self.loss, self.score));
                 }
             }
             Event::Ended(_) => {}

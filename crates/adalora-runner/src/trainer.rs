@@ -47,7 +47,9 @@ struct Since {
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// The loss is NaN or infinite.
-    #[error("the loss is {loss} at step {step}: the run has diverged; a smaller optimizer.lr or a clip may help")]
+    #[error(
+        "the loss is {loss} at step {step}: the run has diverged; a smaller optimizer.lr or a clip may help"
+    )]
     Diverged {
         /// The first such step, counted from 1.
         step: usize,
@@ -153,7 +155,8 @@ impl<'a> Trainer<'a> {
         let orthogonality = self.orthogonality.as_ref().map(|term| term.add_gradient(&self.arena));
         let seen = observed.map(|observed| SeenGradient::before_clip(observed, task_gradient, &self.arena));
         let grad_norm = norm(self.arena.grad());
-        let factor = self.spec.train.clip.map(|max| clip(&mut self.arena.grad().shallow_clone(), &grad_norm, max));
+        let factor =
+            self.spec.train.clip.map(|max| clip(&mut self.arena.grad().shallow_clone(), &grad_norm, max));
         let seen = seen.map(|seen| seen.after_clip(factor.as_ref(), &self.arena));
         let lr = self.lr.at(step);
 
@@ -179,7 +182,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn observe(&mut self, when: Weights, step: usize, seen: Option<&Tensor>) {
-        if let (Some(allocator), Some(observed), Some(seen)) = (&mut self.allocator, &self.spec.observation, seen)
+        if let (Some(allocator), Some(observed), Some(seen)) =
+            (&mut self.allocator, &self.spec.observation, seen)
             && observed.weights == when
         {
             allocator.observe_gradient(step, &self.arena, seen);
@@ -253,7 +257,8 @@ impl<'a> Trainer<'a> {
 
     /// Mean loss of the steps since the last record.
     fn mean_loss(&self) -> Result<f64, TrainError> {
-        let losses = Vec::<f32>::try_from(Tensor::stack(&self.recorded.losses, 0)).expect("losses are f32 scalars");
+        let losses =
+            Vec::<f32>::try_from(Tensor::stack(&self.recorded.losses, 0)).expect("losses are f32 scalars");
         // Called from within a step too, before that step is counted.
         let first = self.finished.max(self.recorded.losses.len()) - self.recorded.losses.len();
         if let Some(at) = losses.iter().position(|loss| !loss.is_finite()) {
@@ -272,9 +277,8 @@ impl<'a> Trainer<'a> {
             let (sum, logits) = self.loss(&batch, false);
             loss += sum.double_value(&[]);
             match batch.labels {
-                Labels::Classes(_) => {
-                    classes.extend(Vec::<i64>::try_from(logits.argmax(1, false)).expect("one class for each row"))
-                }
+                Labels::Classes(_) => classes
+                    .extend(Vec::<i64>::try_from(logits.argmax(1, false)).expect("one class for each row")),
                 Labels::Scores { .. } => {
                     scores.extend(Vec::<f32>::try_from(logits.view(-1)).expect("a flat f32 tensor"))
                 }
@@ -303,7 +307,11 @@ impl<'a> Trainer<'a> {
         let Some(allocator) = &self.allocator else { return Ok(()) };
         let (live, nonzero, budget) =
             (allocator.pattern().live_count(), self.nonzero(), allocator.schedule().target());
-        if live == budget && nonzero <= budget { Ok(()) } else { Err(TrainError::OffBudget { live, nonzero, budget }) }
+        if live == budget && nonzero <= budget {
+            Ok(())
+        } else {
+            Err(TrainError::OffBudget { live, nonzero, budget })
+        }
     }
 
     /// Values of lambda that are not 0.

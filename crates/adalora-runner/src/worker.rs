@@ -1,5 +1,6 @@
 //! One run in this process, reported line by line to whoever started it.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,12 +79,17 @@ struct Provenance<'a> {
     drawn: &'a [String],
 }
 
-/// Runs a job from its first step to its last.
+/// Runs a job from its first step to its last. If nobody listens any more to what it tells, it ends as if interrupted.
 ///
 /// # Errors
 ///
 /// What stopped it, which is in the folder's `status.json` as well.
-pub fn run(job: &Job, catalogue: &Catalogue, device: Device, mut tell: impl FnMut(&Event)) -> Result<Outcome> {
+pub fn run(
+    job: &Job,
+    catalogue: &Catalogue,
+    device: Device,
+    mut tell: impl FnMut(&Event) -> io::Result<()>,
+) -> Result<Outcome> {
     let threads = job.spec.train.threads;
     tch::set_num_threads(threads as i32);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().ok();
@@ -107,7 +113,8 @@ pub fn run(job: &Job, catalogue: &Catalogue, device: Device, mut tell: impl FnMu
             drawn: trainer.drawn(),
         },
     )?;
-    tell(&Event::Started { total: plan.total_steps, notes: notes(&dataset, trainer.drawn()) });
+    // Whoever does not hear this does not hear the next either, and that one ends the run.
+    let _ = tell(&Event::Started { total: plan.total_steps, notes: notes(&dataset, trainer.drawn()) });
 
     let trained = train(job, &plan, &dataset, &mut trainer, &mut folder, &stop, &mut tell);
     let step = trainer.finished();
@@ -117,7 +124,7 @@ pub fn run(job: &Job, catalogue: &Catalogue, device: Device, mut tell: impl FnMu
         Err(error) => Status::Failed { step, reason: format!("{error:#}") },
     };
     folder.status(&status)?;
-    tell(&Event::Ended(status));
+    let _ = tell(&Event::Ended(status));
     trained
 }
 
@@ -132,7 +139,8 @@ pub fn load(spec: &RunSpec, catalogue: &Catalogue) -> Result<(Checkpoint, Datase
     };
     match (&spec.model, &spec.task) {
         (ModelSpec::Pretrained(model), TaskSpec::Text(text)) => {
-            let folder = crate::plan::checkpoint_folder(&model.checkpoint, catalogue).map_err(anyhow::Error::msg)?;
+            let folder =
+                crate::plan::checkpoint_folder(&model.checkpoint, catalogue).map_err(anyhow::Error::msg)?;
             let dataset = Dataset::load(catalogue, text, &folder.join("tokenizer.json"))?;
             let plan = plan(&DataSize::of(&dataset))?;
             Ok((Checkpoint::open(&folder)?, dataset, plan))
@@ -154,7 +162,7 @@ fn train(
     trainer: &mut Trainer,
     folder: &mut RunFolder,
     stop: &AtomicBool,
-    tell: &mut impl FnMut(&Event),
+    tell: &mut impl FnMut(&Event) -> io::Result<()>,
 ) -> Result<Outcome> {
     let start = Instant::now();
     let seconds = || start.elapsed().as_secs_f64();
@@ -170,21 +178,26 @@ fn train(
         let end = step == plan.total_steps;
         if end || step.is_multiple_of(job.spec.train.record_every) {
             let record = trainer.record(seconds())?;
-            tell(&Event::Trained(record.clone()));
-            folder.log(&LogRecord::Train(record))?;
+            folder.log(&LogRecord::Train(record.clone()))?;
             folder.ranks(step, &trainer.ranks())?;
             folder.status(&Status::Running { step })?;
+            if tell(&Event::Trained(record)).is_err() {
+                return Ok(Outcome::Interrupted);
+            }
         }
         if end || step.is_multiple_of(job.spec.train.evaluate_every) {
             let record = trainer.evaluate(seconds());
-            tell(&Event::Evaluated(record.clone()));
             folder.log(&LogRecord::Dev(record.clone()))?;
-            let scores = StepScores { step, scores: record.scores };
-            let better = |best: &StepScores| !(scores.scores[headline] <= best.scores[headline]);
-            if best.as_ref().is_none_or(better) {
+            let scores = StepScores { step, scores: record.scores.clone() };
+            // A score that is not a number, as of constant predictions, is below every other.
+            let of = |scores: &StepScores| Some(scores.scores[headline]).filter(|score| !score.is_nan());
+            if best.as_ref().is_none_or(|best| of(&scores) > of(best)) {
                 best = Some(scores.clone());
             }
             last = Some(scores);
+            if tell(&Event::Evaluated(record)).is_err() {
+                return Ok(Outcome::Interrupted);
+            }
         }
     }
     trainer.check_budget()?;
@@ -197,7 +210,8 @@ fn train(
         TaskSpec::Planted(task) => {
             let sites = plan.layout.sites().iter().zip(&ranks);
             // A layer that got more than was planted there has not found more.
-            let recovered = sites.filter(|(site, _)| of_planted(site)).map(|(_, &rank)| rank.min(task.rank)).sum();
+            let recovered =
+                sites.filter(|(site, _)| of_planted(site)).map(|(_, &rank)| rank.min(task.rank)).sum();
             Some(Planted { recovered, planted: plan.planted.len() * task.rank })
         }
         TaskSpec::Text(_) => None,
@@ -244,7 +258,12 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &Trainer, folder: &RunFolder) -
         alpha: job.spec.adapter.alpha(),
         total_steps: plan.total_steps,
     };
-    Ok(adalora_adapter::store::save(&folder.path().join("adapter"), trainer.arena(), &trainer.live(), &description)?)
+    Ok(adalora_adapter::store::save(
+        &folder.path().join("adapter"),
+        trainer.arena(),
+        &trainer.live(),
+        &description,
+    )?)
 }
 
 fn notes(dataset: &Dataset, drawn: &[String]) -> Vec<String> {
@@ -253,7 +272,10 @@ fn notes(dataset: &Dataset, drawn: &[String]) -> Vec<String> {
         notes.push(format!("drawn, as the checkpoint lacks them: {}", drawn.join(", ")));
     }
     if dataset.truncated > 0 {
-        notes.push(format!("{} examples are longer than task.text.max_length and were truncated", dataset.truncated));
+        notes.push(format!(
+            "{} examples are longer than task.text.max_length and were truncated",
+            dataset.truncated
+        ));
     }
     notes
 }
@@ -275,7 +297,10 @@ fn hashes(plan: &Plan, dataset: &Dataset) -> Result<Vec<FileHash>> {
 /// Largest resident memory of this process so far, in bytes.
 fn peak_rss() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .context("no VmHWM in /proc/self/status")?;
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("VmHWM")?;
     Ok(kib * 1024)
 }

@@ -71,6 +71,10 @@ drop = ["orthogonality", "importance", "budget", "observation"]
 adapter.lora = { targets = ["query", "value", "dense"], r = 2, alpha = 4 }
 "#;
 
+fn json(workspace: &Workspace, path: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(workspace.path(path)).unwrap()).unwrap()
+}
+
 /// `metrics.jsonl` without the times, the only thing that may differ between two runs.
 fn metrics(workspace: &Workspace, run: &str) -> Vec<Value> {
     let text = fs::read_to_string(workspace.path(run).join("metrics.jsonl")).unwrap();
@@ -100,16 +104,16 @@ fn a_whole_experiment() {
     }
     for variant in ["adalora", "random"] {
         let run = format!("runs/small/{variant}/seed-2");
-        let result = workspace.json(&format!("{run}/result.json"));
+        let result = json(&workspace, &format!("{run}/result.json"));
         // 10 adapters, from rank 3 to 1.
         assert_eq!(result["triplets"], serde_json::json!({ "initial": 30, "budget": 10, "live": 10 }));
         assert_eq!(last_ranks(&workspace.path(&run)).iter().sum::<usize>(), 10);
-        assert_eq!(workspace.json(&format!("{run}/status.json"))["state"], "finished");
+        assert_eq!(json(&workspace, &format!("{run}/status.json"))["state"], "finished");
         for name in ["experiment.toml", "resolved.toml", "provenance.json", "adapter/adapter_config.json"] {
             assert!(workspace.path(&run).join(name).is_file(), "{name}");
         }
     }
-    let lora = workspace.json("runs/small/lora/seed-1/result.json");
+    let lora = json(&workspace, "runs/small/lora/seed-1/result.json");
     assert!(lora.get("triplets").is_none());
     assert_eq!(lora["parameters"]["adapter_peak"], lora["parameters"]["adapter_final"]);
 
@@ -153,7 +157,7 @@ fn a_run_that_diverges_is_marked_failed_with_its_step() {
     let output = workspace.adalora(&[&["run", "small", "--seed", "1"], &settings[..]].concat());
     assert_code(&output, 1);
     for variant in ["adalora", "random", "lora"] {
-        let status = workspace.json(&format!("runs/small/{variant}/seed-1/status.json"));
+        let status = json(&workspace, &format!("runs/small/{variant}/seed-1/status.json"));
         assert_eq!(status["state"], "failed", "{status}");
         let reason = status["reason"].as_str().unwrap();
         assert!(reason.starts_with("the loss is ") && reason.contains(" at step 2"), "{variant}: {reason}");
@@ -167,7 +171,7 @@ fn an_interrupted_run_ends_cleanly_and_is_set_aside_by_the_next() {
     let mut child = workspace
         .command(&[&["run", "small"], &settings[..]].concat())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let metrics = workspace.path("runs/small/adalora/seed-1/metrics.jsonl");
@@ -179,13 +183,28 @@ fn an_interrupted_run_ends_cleanly_and_is_set_aside_by_the_next() {
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    let status = workspace.json("runs/small/adalora/seed-1/status.json");
+    let status = json(&workspace, "runs/small/adalora/seed-1/status.json");
     assert_eq!(status["state"], "interrupted");
     assert!(status["step"].as_u64().unwrap() > 0);
 
     assert_code(&workspace.adalora(&["run", "small", "--seed", "1"]), 0);
-    assert_eq!(workspace.json("runs/small/adalora/seed-1/status.json")["state"], "finished");
-    assert_eq!(workspace.json("runs/small/adalora/seed-1.unfinished-1/status.json")["state"], "interrupted");
+    assert_eq!(json(&workspace, "runs/small/adalora/seed-1/status.json")["state"], "finished");
+    assert_eq!(
+        json(&workspace, "runs/small/adalora/seed-1.unfinished-1/status.json")["state"],
+        "interrupted"
+    );
+}
+
+#[test]
+fn a_worker_that_nobody_listens_to_ends_as_if_interrupted() {
+    let workspace = Workspace::new("small", SMALL);
+    let arguments = ["worker", "small", "--variant", "lora", "--seed", "1", "--device", "cpu"];
+    let settings = ["--set", "train.steps=100000", "--set", "train.record_every=1"];
+    let mut child =
+        workspace.command(&[&arguments[..], &settings].concat()).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(json(&workspace, "runs/small/lora/seed-1/status.json")["state"], "interrupted");
 }
 
 #[test]

@@ -4,8 +4,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use serde_json::Value;
-
 /// A temporary folder with `datasets` and `experiments`.
 pub(crate) struct Workspace(tempfile::TempDir);
 
@@ -36,10 +34,6 @@ impl Workspace {
 
     pub(crate) fn adalora(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
-    }
-
-    pub(crate) fn json(&self, path: &str) -> Value {
-        serde_json::from_str(&fs::read_to_string(self.path(path)).unwrap()).unwrap()
     }
 }
 
