@@ -14,7 +14,7 @@ pub enum OrthogonalityForm {
     /// The paper's equation 4: `gamma * sum of ||M||²` over all factors.
     SumOfSquares(Weight),
     /// The authors' code and PEFT: `gamma * mean of ||M||` over all factors. At a gradient norm that differs from
-    /// the paper's by a factor of `4 * factors * ||M||`.
+    /// the paper's by a factor of `2 * factors * ||M||`.
     MeanOfNorms(Weight),
 }
 

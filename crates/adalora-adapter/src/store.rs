@@ -20,7 +20,7 @@ pub struct Description {
     pub base_model: String,
     /// What PEFT's model puts before a layer's path, such as `bert.`.
     pub prefix: String,
-    /// Last components of the adapted layers' paths, as PEFT matches them.
+    /// Paths of the adapted layers, or ends of them, as PEFT matches them.
     pub target_modules: Vec<String>,
     /// Names of trained modules outside the adapters.
     pub modules_to_save: Vec<String>,

@@ -41,7 +41,8 @@ pub trait ImportanceMetric: std::fmt::Debug {
     /// Called once for each optimizer step, while the budget still moves.
     fn observe(&mut self, seen: &Observation);
 
-    /// One value for each triplet, `(triplets,)`; larger means keep.
+    /// One value for each triplet, `(triplets,)`; larger means keep. At an allocation the parameters are those after
+    /// the step and the gradient is the optimizer's; what `[observation]` asks for is what `observe` was given.
     fn importance(&self, seen: &Observation) -> Tensor;
 
     /// The tensors that a checkpoint must hold, by name.

@@ -29,7 +29,7 @@ pub(crate) fn page(experiment: &Experiment, results: &Results, ranks: &str, curv
     let name = escape(&experiment.name);
     let task = escape(results.task());
     let mut body = format!("<h1>{name}</h1>\n<p class=\"task\">Dev scores on {task}</p>\n");
-    if let Some(description) = settings::description(experiment) {
+    if let Some(description) = experiment.description.as_deref() {
         body.push_str(&format!("<p>{}</p>\n", escape(description)));
     }
     if !results.failures.is_empty() {

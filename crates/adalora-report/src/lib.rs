@@ -20,9 +20,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use record::{
-    DevRecord, Experiment, LogRecord, METRICS_FILE, Parameters, Planted, RANKS_FILE, RESULT_FILE, RankRow,
-    Ranks, Run, RunResult, SETTINGS_FILE, STATUS_FILE, Status, StepScores, TrainRecord, Triplets,
-    VARIANTS_FILE, Variant, write_file,
+    DevRecord, EXPERIMENT_FILE, Experiment, LogRecord, METRICS_FILE, Parameters, Planted, RANKS_FILE,
+    RESULT_FILE, RankRow, Ranks, Run, RunResult, SETTINGS_FILE, STATUS_FILE, Status, StepScores, TrainRecord,
+    Triplets, VARIANTS_FILE, Variant, write_file,
 };
 pub use statistics::RunCounts;
 

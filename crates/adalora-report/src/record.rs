@@ -24,6 +24,8 @@ use crate::ReportError;
 
 /// File with the variants of an experiment in order, a JSON list of names of which the first is the control.
 pub const VARIANTS_FILE: &str = "variants.json";
+/// The experiment file that a run was started from, as its author wrote it.
+pub const EXPERIMENT_FILE: &str = "experiment.toml";
 /// File with all settings of a run.
 pub const SETTINGS_FILE: &str = "resolved.toml";
 /// File with the [`Status`] of a run.
@@ -58,7 +60,7 @@ pub enum Status {
         /// The error in one line.
         reason: String,
     },
-    /// Stopped by the user; can be resumed.
+    /// Stopped by the user. The next run starts anew and sets this one aside.
     Interrupted {
         /// Finished optimizer steps.
         step: usize,
@@ -105,7 +107,7 @@ pub struct TrainRecord {
     /// Task loss without regularizer, mean over the steps since the last record.
     #[serde(deserialize_with = "nan_if_null")]
     pub loss: f64,
-    /// The orthogonality regularizer before its weight; absent without SVD adapters.
+    /// The orthogonality regularizer before its weight, at this step; absent without one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub orthogonality: Option<f64>,
     /// Learning rate of this step.
@@ -152,7 +154,7 @@ pub struct Ranks {
 pub struct RankRow {
     /// Finished optimizer steps, 1-based.
     pub step: usize,
-    /// Live triplets of each adapter.
+    /// Triplets of each adapter that the last allocation kept; all of them before the first.
     pub ranks: Vec<usize>,
 }
 
@@ -224,7 +226,7 @@ pub struct Triplets {
 /// Where the ranks went when a teacher with a known update was to be found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Planted {
-    /// Live triplets in the adapters that hold the planted update.
+    /// Live triplets in the adapters that hold the planted update, in each at most the rank that was planted there.
     pub recovered: usize,
     /// Rank of the planted update over all adapters.
     pub planted: usize,
@@ -235,6 +237,8 @@ pub struct Planted {
 pub struct Experiment {
     /// Name of the folder.
     pub name: String,
+    /// What the experiment is for, from the file that a run keeps beside its results.
+    pub description: Option<String>,
     /// All variants of `variants.json`, in its order; the first is the control.
     pub variants: Vec<Variant>,
 }
@@ -282,8 +286,15 @@ impl Experiment {
             Some(name) => name.to_string_lossy().into_owned(),
             None => dir.display().to_string(),
         };
-        let variants = names.into_iter().map(|name| Variant::read(dir, name)).collect::<Result<_, _>>()?;
-        Ok(Self { name, variants })
+        let variants: Vec<_> =
+            names.into_iter().map(|name| Variant::read(dir, name)).collect::<Result<_, _>>()?;
+        let first = variants.iter().find_map(|variant| {
+            let run = variant.runs.first()?;
+            Some(dir.join(&variant.name).join(format!("seed-{}", run.seed)).join(EXPERIMENT_FILE))
+        });
+        let file = first.map(|path| read_settings(&path)).transpose()?.flatten();
+        let description = file.and_then(|file| Some(file.get("description")?.as_str()?.to_owned()));
+        Ok(Self { name, description, variants })
     }
 }
 

@@ -10,15 +10,6 @@ use crate::table::{self, Alignment};
 /// Keys that name a run rather than set anything.
 const IDENTITY: [&str; 3] = ["description", "seed", "variant"];
 
-/// `description` of the settings.
-pub(crate) fn description(experiment: &Experiment) -> Option<&str> {
-    experiment
-        .variants
-        .iter()
-        .flat_map(|variant| &variant.runs)
-        .find_map(|run| run.settings.as_ref()?.get("description")?.as_str())
-}
-
 /// A row for each dotted key whose value differs between variants, a column for each variant that has settings.
 /// `None` if nothing differs.
 pub(crate) fn differences(experiment: &Experiment) -> Option<table::Table> {

@@ -98,7 +98,7 @@ fn main() -> ExitCode {
         Command::Worker(args) => work(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("{error:#}");
+        eprintln!("{}", worker::in_one_line(&error));
         ExitCode::from(BAD_INPUT)
     })
 }

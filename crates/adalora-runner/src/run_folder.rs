@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use adalora_report::{
-    LogRecord, METRICS_FILE, RANKS_FILE, RESULT_FILE, RunResult, SETTINGS_FILE, STATUS_FILE, Status,
-    write_file,
+    EXPERIMENT_FILE, LogRecord, METRICS_FILE, RANKS_FILE, RESULT_FILE, RunResult, SETTINGS_FILE, STATUS_FILE,
+    Status, write_file,
 };
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -82,6 +82,34 @@ pub fn find(path: &Path, spec: &RunSpec, seed: u64) -> Result<Found> {
     );
 }
 
+/// Claims a run for this process, until the file is dropped or the process dies.
+fn lock(path: &Path) -> Result<File> {
+    let parent = path.parent().expect("a run folder lies in its variant's");
+    fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    let name = path.file_name().expect("a run folder has a name").to_string_lossy();
+    let lock_path = parent.join(format!(".{name}.lock"));
+    let lock = File::create(&lock_path).with_context(|| lock_path.display().to_string())?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail!("another process is running {}", path.display()),
+        Err(TryLockError::Error(error)) => bail!("{}: {error}", lock_path.display()),
+    }
+}
+
+/// Notes that the process of a run died without a word, and returns that status. A run that another process holds
+/// keeps its own.
+pub fn mark_failed(path: &Path, reason: String) -> Status {
+    let before =
+        fs::read_to_string(path.join(STATUS_FILE)).ok().and_then(|text| serde_json::from_str(&text).ok());
+    let step = before.as_ref().map_or(0, Status::step);
+    let status = Status::Failed { step, reason };
+    if matches!(before, Some(Status::Running { .. })) && lock(path).is_ok() {
+        let text = serde_json::to_string_pretty(&status).expect("a status can be written");
+        let _ = write_file(&path.join(STATUS_FILE), &(text + "\n"));
+    }
+    status
+}
+
 impl RunFolder {
     /// Makes the folder and writes down what is asked. What an unfinished run has left there is set aside under
     /// another name, not deleted.
@@ -90,20 +118,15 @@ impl RunFolder {
     ///
     /// If another process has this run, or the folder cannot be written.
     pub fn create(path: &Path, spec: &RunSpec, seed: u64, source: &str, adapters: &[&str]) -> Result<Self> {
-        let parent = path.parent().expect("a run folder lies in its variant's");
-        fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-        let name = path.file_name().expect("a run folder has a name").to_string_lossy();
-        let lock_path = parent.join(format!(".{name}.lock"));
-        let lock = File::create(&lock_path).with_context(|| lock_path.display().to_string())?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("another process is running {}", path.display()),
-            Err(TryLockError::Error(error)) => bail!("{}: {error}", lock_path.display()),
+        let lock = lock(path)?;
+        // Between the first look and the lock another process may have finished the run.
+        if find(path, spec, seed)? == Found::Finished {
+            bail!("another process has finished {}", path.display());
         }
         if path.exists() {
-            let aside =
-                (1..).map(|n| parent.join(format!("{name}.unfinished-{n}"))).find(|aside| !aside.exists());
-            let aside = aside.expect("some number is free");
+            let name = path.file_name().expect("a run folder has a name").to_string_lossy();
+            let numbered = |n: usize| path.with_file_name(format!("{name}.unfinished-{n}"));
+            let aside = (1..).map(numbered).find(|aside| !aside.exists()).expect("some number is free");
             fs::rename(path, &aside).with_context(|| path.display().to_string())?;
         }
         fs::create_dir(path).with_context(|| path.display().to_string())?;
@@ -111,7 +134,7 @@ impl RunFolder {
             let path = path.join(name);
             File::create(&path).with_context(|| path.display().to_string())
         };
-        write_file(&path.join("experiment.toml"), source)?;
+        write_file(&path.join(EXPERIMENT_FILE), source)?;
         write_file(&path.join(SETTINGS_FILE), &resolved(spec, seed))?;
         let mut ranks = csv::Writer::from_writer(file(RANKS_FILE)?);
         ranks.write_record(std::iter::once("step").chain(adapters.iter().copied()))?;

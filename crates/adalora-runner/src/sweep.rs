@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use adalora_report::{STATUS_FILE, Status, write_file};
+use adalora_report::Status;
 use anyhow::{Context, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::worker::Event;
+use crate::run_folder;
+use crate::worker::{Event, in_one_line};
 
 /// A run that is to be started.
 #[derive(Debug, Clone)]
@@ -55,8 +56,10 @@ pub fn run(runs: Vec<Run>, jobs: usize) -> Result<Ended> {
         for _ in 0..jobs {
             let (queue, children, screen, stop, sender) = (&queue, &children, &screen, &stop, sender.clone());
             scope.spawn(move || {
+                // A statement of its own, so that the queue is free while the run goes on.
+                let next = || queue.lock().expect("no thread panics with the queue").pop_front();
                 while !stop.load(Ordering::Relaxed)
-                    && let Some(run) = queue.lock().expect("no thread panics with the queue").pop_front()
+                    && let Some(run) = next()
                 {
                     let status = one(&run, screen, children);
                     sender.send((run.label, status)).expect("the receiver outlives the threads");
@@ -72,7 +75,7 @@ pub fn run(runs: Vec<Run>, jobs: usize) -> Result<Ended> {
                 Ok((label, Ok(Status::Running { .. }))) => {
                     ended.failed.push((label, "ended without a word".into()));
                 }
-                Ok((label, Err(error))) => ended.failed.push((label, format!("{error:#}"))),
+                Ok((label, Err(error))) => ended.failed.push((label, in_one_line(&error))),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
@@ -114,12 +117,7 @@ fn one(run: &Run, screen: &Screen, children: &Mutex<Vec<rustix::process::Pid>>) 
         // It died without a word: killed, out of memory, or stopped before it had a folder.
         let reason =
             if complaint.is_empty() { format!("the run's process ended with {exit}") } else { complaint };
-        let status = Status::Failed { step: 0, reason };
-        if run.folder.is_dir() {
-            let text = serde_json::to_string_pretty(&status).expect("a status can be written");
-            let _ = write_file(&run.folder.join(STATUS_FILE), &(text + "\n"));
-        }
-        status
+        run_folder::mark_failed(&run.folder, reason)
     });
     screen.ended(run, &status);
     Ok(status)

@@ -121,7 +121,7 @@ pub fn run(
     let status = match &trained {
         Ok(Outcome::Finished) => Status::Finished { step },
         Ok(Outcome::Interrupted) => Status::Interrupted { step },
-        Err(error) => Status::Failed { step, reason: format!("{error:#}") },
+        Err(error) => Status::Failed { step, reason: in_one_line(error) },
     };
     folder.status(&status)?;
     let _ = tell(&Event::Ended(status));
@@ -189,9 +189,11 @@ fn train(
             let record = trainer.evaluate(seconds());
             folder.log(&LogRecord::Dev(record.clone()))?;
             let scores = StepScores { step, scores: record.scores.clone() };
-            // A score that is not a number, as of constant predictions, is below every other.
+            // Only a model that is on its budget can be the best one. A score that is not a number, as of constant
+            // predictions, is below every other.
+            let on_budget = plan.schedule.as_ref().is_none_or(|schedule| step > schedule.last_allocation());
             let of = |scores: &StepScores| Some(scores.scores[headline]).filter(|score| !score.is_nan());
-            if best.as_ref().is_none_or(|best| of(&scores) > of(best)) {
+            if on_budget && best.as_ref().is_none_or(|best| of(&scores) > of(best)) {
                 best = Some(scores.clone());
             }
             last = Some(scores);
@@ -207,14 +209,15 @@ fn train(
     let ranks = trainer.ranks();
     let of_planted = |site: &adalora::Site| plan.planted.contains(&site.path);
     let planted = match &job.spec.task {
-        TaskSpec::Planted(task) => {
+        // Without a budget nothing was chosen, so that nothing can have been found.
+        TaskSpec::Planted(task) if plan.schedule.is_some() => {
             let sites = plan.layout.sites().iter().zip(&ranks);
             // A layer that got more than was planted there has not found more.
             let recovered =
                 sites.filter(|(site, _)| of_planted(site)).map(|(_, &rank)| rank.min(task.rank)).sum();
             Some(Planted { recovered, planted: plan.planted.len() * task.rank })
         }
-        TaskSpec::Text(_) => None,
+        _ => None,
     };
     let costs = plan.layout.triplet_costs();
     folder.result(&RunResult {
@@ -278,6 +281,13 @@ fn notes(dataset: &Dataset, drawn: &[String]) -> Vec<String> {
         ));
     }
     notes
+}
+
+/// An error with its causes, each said once: many name their cause themselves.
+pub fn in_one_line(error: &anyhow::Error) -> String {
+    error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |text, cause| {
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 /// Hashes of everything that was read.

@@ -151,6 +151,38 @@ fn a_finished_run_with_other_settings_is_refused() {
 }
 
 #[test]
+fn what_importance_is_computed_from() {
+    let workspace = Workspace::new("small", SMALL);
+    // Nothing is clipped, so that raw and clipped gradients are the same.
+    let text = SMALL.replace("clip = 1.0", "clip = 1e9").replace("gamma = 0.1", "gamma = 3.0");
+    let variants = &text[text.find("[variants.adalora]").unwrap()..];
+    let of = |name: &str, weights: &str, gradient: &str, regularizer: bool| {
+        format!(
+            "[variants.{name}]\nobservation = {{ weights = \"{weights}\", gradient = \"{gradient}\", \
+             regularizer = {regularizer} }}\n"
+        )
+    };
+    let own = [
+        of("clipped", "after-step", "clipped", true),
+        of("raw", "after-step", "raw", true),
+        of("before", "before-step", "raw", true),
+        of("task-alone", "after-step", "clipped", false),
+    ];
+    let base = text.replace(variants, "");
+    let base =
+        base.replace(&base[base.find("[observation]").unwrap()..base.find("[optimizer]").unwrap()], "");
+    workspace.write("observed", &(base + &own.concat()));
+    assert_code(&workspace.adalora(&["run", "observed", "--seed", "1"]), 0);
+    let log = |variant: &str| metrics(&workspace, &format!("runs/observed/{variant}/seed-1"));
+    assert_eq!(log("clipped"), log("raw"));
+    let ranks = |variant: &str| {
+        fs::read(workspace.path(&format!("runs/observed/{variant}/seed-1/ranks.csv"))).unwrap()
+    };
+    assert_ne!(ranks("clipped"), ranks("before"));
+    assert_ne!(ranks("clipped"), ranks("task-alone"));
+}
+
+#[test]
 fn a_run_that_diverges_is_marked_failed_with_its_step() {
     let workspace = Workspace::new("small", SMALL);
     let settings = ["--set", "optimizer.lr=1e30", "--set", "optimizer.schedule.linear.warm_up=0"];

@@ -51,8 +51,8 @@ pub enum AllocationError {
     },
     /// Every triplet has the importance 0.
     #[error(
-        "allocation at step {step}: all triplets have importance 0, from `{adapter}` on: \
-         no gradient has reached the adapters"
+        "allocation at step {step}: all triplets have importance 0, from `{adapter}` on: no gradient has reached the \
+         adapters, or the learning rate is still 0, which a larger t_init mends"
     )]
     AllZero {
         /// The step of the allocation, 0-based.
