@@ -25,6 +25,10 @@ list: setup
 report EXPERIMENT: setup
     @cargo run -q -p adalora-runner -- report "$@"
 
+# Download data sets and checkpoints that manifests in datasets/ name
+fetch *NAMES: setup
+    @cargo run -q -p adalora-runner -- fetch "$@"
+
 # Run every test
 test: setup
     python3 scripts/test_setup.py

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use adalora_adapter::{Arena, Form, Layout};
+use adalora_adapter::{Arena, Form, Layout, Site};
 use adalora_models::{Bert, Checkpoint, Head, Input, Loss};
 use tch::{Device, Kind, Tensor};
 
@@ -89,6 +89,31 @@ fn old_names_without_prefix_and_without_pooler() {
         drawn,
         ["bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"]
     );
+}
+
+/// The increments are exactly 0 at the start: not one bit of the output may change.
+#[test]
+fn adapters_at_their_start_change_nothing() {
+    let recorded = tensors("bert-random");
+    let checkpoint = Checkpoint::open(&reference("bert-random")).unwrap();
+    let plain = Bert::new(&checkpoint, None, Device::Cpu).forward(&input(&recorded), false);
+    for form in [Form::Svd, Form::Lora] {
+        let mut bert = Bert::new(&checkpoint, None, Device::Cpu);
+        let sites: Vec<_> = checkpoint
+            .config()
+            .linears()
+            .into_iter()
+            .map(|shape| Site { path: shape.path, d_in: shape.d_in, d_out: shape.d_out, rank: 3 })
+            .collect();
+        let places: Vec<usize> = (0..sites.len()).collect();
+        let arena = Arena::new(Layout::new(form, sites), vec![], Device::Cpu, 5);
+        bert.attach(&places, arena.adapters(2.5));
+        let adapted = bert.forward(&input(&recorded), false);
+        assert_eq!(adapted, plain, "{form:?}");
+        // And they are in place: a change of theirs changes the output.
+        let _ = tch::no_grad(|| arena.param().shallow_clone().fill_(0.1));
+        assert_ne!(bert.forward(&input(&recorded), false), plain, "{form:?}");
+    }
 }
 
 /// The real checkpoint, which `just setup` fetches.

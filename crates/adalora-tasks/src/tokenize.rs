@@ -133,6 +133,40 @@ mod tests {
         assert_eq!((encoder.pad_id, examples[0].ids.len()), (9, 3));
     }
 
+    /// Held to the Python package on the values that `reference/bert.py` made with BERT-tiny's real tokenizer, which
+    /// `just setup` fetches.
+    #[test]
+    fn the_same_tokens_as_in_python() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let materials = std::env::var_os("ADALORA_MATERIALS")
+            .map_or_else(|| Path::new(root).join(".materials"), PathBuf::from);
+        let file = materials.join("bert-tiny/tokenizer.json");
+        let content = std::fs::read(&file)
+            .unwrap_or_else(|error| panic!("{}: {error}: run `just setup`", file.display()));
+        let recorded = std::fs::read_to_string(format!("{root}/reference/values/tokens.json"))
+            .expect("reference values");
+        let recorded: serde_json::Value = serde_json::from_str(&recorded).expect("JSON");
+        let numbers = |value: &serde_json::Value| -> Vec<u32> {
+            serde_json::from_value(value.clone()).expect("a list of numbers")
+        };
+        let cases = recorded["cases"].as_array().expect("a list");
+        assert!(cases.len() > 60);
+        let mut encoders = std::collections::BTreeMap::new();
+        for case in cases {
+            let texts: Vec<String> = serde_json::from_value(case["texts"].clone()).expect("texts");
+            let max_length = case["max_length"].as_u64().expect("a number") as usize;
+            // Reading the file takes longer than all the texts.
+            let encoder = encoders.entry((max_length, texts.len())).or_insert_with(|| {
+                TextEncoder::new(&content, &file, max_length, texts.len()).expect("a usable tokenizer")
+            });
+            let row = row(&texts[0], texts.get(1).map(String::as_str));
+            let (examples, truncated) = encoder.encode(vec![row]).expect("valid");
+            assert_eq!(examples[0].ids, numbers(&case["ids"]), "{texts:?}");
+            assert_eq!(examples[0].type_ids, numbers(&case["type_ids"]), "{texts:?}");
+            assert_eq!(truncated == 1, case["truncated"].as_bool().expect("a flag"), "{texts:?}");
+        }
+    }
+
     #[test]
     fn errors() {
         let error = |content: &str, max_length| {
