@@ -1,7 +1,7 @@
 //! Adaptive rank for a model and a training loop of one's own.
 //!
-//! A frozen network of two layers learns to imitate itself with a change of rank 2 in its second layer. The budget
-//! of three triplets should go there. Run with `cargo run --example own_loop`.
+//! A frozen network learns to imitate itself with a change of rank 2 in its second layer: the two triplets of the
+//! budget should go there. Run with `cargo run --example own_loop`.
 
 use adalora::*;
 use tch::{Device, Kind, Tensor};
@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tch::manual_seed(1);
     let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)) / (shape[1] as f64).sqrt();
 
-    // The model, and what it should become.
+    // The model, and what its second layer should become.
     let mut first = Linear::new("first", random(&[32, 16]), None);
     let mut second = Linear::new("second", random(&[8, 32]), None);
     let wanted = second.weight() + random(&[8, 2]).matmul(&random(&[2, 32]));
@@ -34,26 +34,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = Start { layout: arena.layout(), device: Device::Cpu, seed: 1 };
     let mut allocator = RankAllocator::new(metric.start(&start), schedule, &arena);
 
-    let settings = AdamWSpec { lr: 2e-2, ..Default::default() };
-    let (mut optimizer, lr) = (AdamW::new(&settings, &arena), LearningRate::new(&settings, steps));
+    let spec = AdamWSpec { lr: 2e-2, ..Default::default() };
+    let (mut optimizer, lr) = (AdamW::new(&spec, &arena), LearningRate::new(&spec, steps));
     for step in 0..steps {
         let input = Tensor::randn([64, 16], (Kind::Float, Device::Cpu));
         let hidden = first.forward(&input).tanh();
         let base = input.linear(first.weight(), None::<&Tensor>).tanh();
-        let loss =
-            second.forward(&hidden).mse_loss(&base.linear(&wanted, None::<&Tensor>), tch::Reduction::Mean);
+        let target = base.linear(&wanted, None::<&Tensor>);
+        let loss = second.forward(&hidden).mse_loss(&target, tch::Reduction::Mean);
         loss.backward();
         allocator.observe(step, &arena);
         optimizer.step(&arena, lr.at(step));
         allocator.update(step, &arena)?;
         arena.zero_grad();
         if (step + 1) % 100 == 0 {
-            println!(
-                "step {:3}  loss {:.5}  ranks {:?}",
-                step + 1,
-                loss.double_value(&[]),
-                allocator.pattern().ranks()
-            );
+            let ranks = allocator.pattern().ranks();
+            println!("step {:3}  loss {:.5}  ranks {ranks:?}", step + 1, loss.double_value(&[]));
         }
     }
     Ok(())
