@@ -227,9 +227,16 @@ fn list() -> Result<ExitCode> {
     for metric in ImportanceSpec::all() {
         println!("  {:24} {}", metric.name(), metric.summary());
     }
-    println!("\nbudget curves: [budget.NAME]");
-    for (name, what) in adalora::BudgetSpec::CURVES {
-        println!("  {name:24} {what}");
+    let choices = [
+        ("budget curves: [budget.NAME]", &adalora::BudgetSpec::CURVES[..]),
+        ("models: [model.NAME]", &ModelSpec::KINDS),
+        ("tasks: [task.NAME]", &TaskSpec::KINDS),
+    ];
+    for (title, kinds) in choices {
+        println!("\n{title}");
+        for (name, what) in kinds {
+            println!("  {name:24} {what}");
+        }
     }
     let (mut checkpoints, mut data) = (Vec::new(), Vec::new());
     for name in catalogue.names() {

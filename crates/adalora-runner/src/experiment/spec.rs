@@ -55,6 +55,14 @@ pub enum ModelSpec {
     Random(RandomEncoder),
 }
 
+impl ModelSpec {
+    /// Every kind of model with what it is.
+    pub const KINDS: [(&str, &str); 2] = [
+        ("pretrained", "a BERT-family encoder from a checkpoint, frozen, with pooler and classifier on top"),
+        ("random", "the same with random weights, for synthetic tasks"),
+    ];
+}
+
 /// `[model.pretrained]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -95,6 +103,14 @@ pub enum TaskSpec {
     Text(adalora_tasks::TaskSpec),
     /// A synthetic teacher: the frozen encoder plus increments of known rank in known layers.
     Planted(Planted),
+}
+
+impl TaskSpec {
+    /// Every kind of task with what it is.
+    pub const KINDS: [(&str, &str); 2] = [
+        ("text", "sentences or pairs of them with a class or a score"),
+        ("planted", "what a teacher says that differs from the encoder in known layers"),
+    ];
 }
 
 /// `[task.planted]`: token sequences are random, labels are what the teacher's classifier says of them.
