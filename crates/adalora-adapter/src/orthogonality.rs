@@ -1,6 +1,6 @@
 //! The regularizer that keeps the rows of each factor near orthonormal.
 
-use adalora_kernels::orthogonality::{Factor, Join, add_gradient, residuals};
+use adalora_kernels::orthogonality::{Factor, Join, add_gradient};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -52,10 +52,5 @@ impl Orthogonality {
     /// device.
     pub fn add_gradient(&self, arena: &Arena) -> Tensor {
         add_gradient(arena.param(), arena.grad(), &self.factors, self.join, self.gamma)
-    }
-
-    /// `||M||²` of each factor, `Q` and `P` of each adapter in turn.
-    pub fn residuals(&self, arena: &Arena) -> Tensor {
-        residuals(arena.param(), &self.factors)
     }
 }

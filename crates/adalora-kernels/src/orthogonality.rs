@@ -66,20 +66,6 @@ pub fn add_gradient(param: &Tensor, grad: &Tensor, factors: &[Factor], join: Joi
     value
 }
 
-/// `||M||²` of each factor, `(factors,)`: what a figure of the residual over time shows.
-pub fn residuals(param: &Tensor, factors: &[Factor]) -> Tensor {
-    let _guard = tch::no_grad_guard();
-    let squares: Vec<_> = factors
-        .iter()
-        .map(|factor| {
-            let a = factor.view(param);
-            let eye = Tensor::eye(factor.rows as i64, (Kind::Float, param.device()));
-            (a.matmul(&a.tr()) - eye).square().sum(Kind::Float)
-        })
-        .collect();
-    Tensor::stack(&squares, 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

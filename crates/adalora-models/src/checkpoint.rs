@@ -1,7 +1,7 @@
 //! The tensors of a checkpoint, by name, checked against its configuration.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use adalora_adapter::random::Random;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -15,8 +15,6 @@ use crate::{BertConfig, ModelError};
 #[derive(Debug)]
 pub struct Checkpoint {
     config: BertConfig,
-    /// Where it came from, for messages.
-    path: PathBuf,
     tensors: BTreeMap<String, Tensor>,
 }
 
@@ -59,7 +57,7 @@ impl Checkpoint {
             }
         }
         if missing.is_empty() {
-            Ok(Self { config, path, tensors })
+            Ok(Self { config, tensors })
         } else {
             Err(ModelError::Missing { path, names: missing })
         }
@@ -88,7 +86,7 @@ impl Checkpoint {
                 (name, tensor)
             })
             .collect();
-        Self { config, path: PathBuf::from("random encoder"), tensors }
+        Self { config, tensors }
     }
 
     /// The same checkpoint with a classifier that gives `(logits - mean) / deviation`; both are `(outputs,)`.
@@ -98,7 +96,7 @@ impl Checkpoint {
         *weight = &*weight / deviation.unsqueeze(1);
         let bias = tensors.get_mut("classifier.bias").expect("the checkpoint has a classifier");
         *bias = (&*bias - mean) / deviation;
-        Self { config: self.config.clone(), path: self.path.clone(), tensors }
+        Self { config: self.config.clone(), tensors }
     }
 
     /// The same checkpoint with an increment of rank `rank` on each of the given linear layers: a product of normal
@@ -114,7 +112,7 @@ impl Checkpoint {
             let factor = weight.norm() * strength / increment.norm();
             *weight = &*weight + increment * factor;
         }
-        Self { config: self.config.clone(), path: self.path.clone(), tensors }
+        Self { config: self.config.clone(), tensors }
     }
 
     fn copies(&self) -> BTreeMap<String, Tensor> {
@@ -124,11 +122,6 @@ impl Checkpoint {
     /// The configuration.
     pub fn config(&self) -> &BertConfig {
         &self.config
-    }
-
-    /// Where it came from.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// A tensor of the encoder, on `device`.
