@@ -1,4 +1,6 @@
-//! Shapes that the benches share.
+//! Shapes and models that the benches share.
+
+pub mod step;
 
 use adalora_adapter::{Form, Layout, Site};
 

@@ -71,9 +71,7 @@ impl Arena {
     pub fn new(layout: Layout, extras: Vec<Extra>, device: Device, seed: u64) -> Self {
         let _guard = tch::no_grad_guard();
         let extra_len: i64 = extras.iter().map(|extra| extra.start.numel() as i64).sum();
-        let len = layout.entries() as i64 + extra_len;
-        let flat = || Tensor::zeros([len], (Kind::Float, device));
-        let (param, grad) = (flat(), flat());
+        let param = Tensor::zeros([layout.entries() as i64 + extra_len], (Kind::Float, device));
 
         let mut random = Random::new(seed, "adapters");
         for adapter in 0..layout.adapters() {
@@ -89,19 +87,37 @@ impl Arena {
                 }
             }
         }
+        let mut offset = layout.entries() as i64;
+        for extra in &extras {
+            let count = extra.start.numel() as i64;
+            param.narrow(0, offset, count).view(extra.start.size().as_slice()).copy_(&extra.start);
+            offset += count;
+        }
+        Self::over(
+            layout,
+            param,
+            extras.iter().map(|extra| (extra.name.as_str(), extra.start.size(), extra.kind)),
+        )
+    }
 
+    /// Leaves and gradients over a buffer that holds the parameters.
+    fn over<'a>(
+        layout: Layout,
+        param: Tensor,
+        extras: impl Iterator<Item = (&'a str, Vec<i64>, ParameterKind)>,
+    ) -> Self {
+        let grad = param.zeros_like();
         let mut kinds = vec![
             (layout.factor_range(), ParameterKind::Factor),
             (layout.lambda_range(), ParameterKind::Lambda),
         ];
         let mut leaves = Vec::new();
         let mut offset = layout.entries();
-        for extra in extras {
-            let count = extra.start.numel();
-            let view = param.narrow(0, offset as i64, count as i64).view(extra.start.size().as_slice());
-            view.shallow_clone().copy_(&extra.start);
-            leaves.push((extra.name, leaf(&view, &grad, offset)));
-            kinds.push((offset..offset + count, extra.kind));
+        for (name, shape, kind) in extras {
+            let count = shape.iter().product::<i64>() as usize;
+            let view = param.narrow(0, offset as i64, count as i64).view(shape.as_slice());
+            leaves.push((name.to_owned(), leaf(&view, &grad, offset)));
+            kinds.push((offset..offset + count, kind));
             offset += count;
         }
         let adapters = (0..layout.adapters())
@@ -117,6 +133,22 @@ impl Arena {
             })
             .collect();
         Self { layout, param, grad, adapters, extras: leaves, kinds }
+    }
+
+    /// The arena without the triplets that are dead for good: their rows of `P` and `Q` and their lambda are gone.
+    /// Gradients are 0. `live` has one flag for each triplet, adapters one after another.
+    ///
+    /// Also returns where in this arena the values of the new one are, `(len,)`, `Int64`: what an optimizer keeps for
+    /// each value is to be taken from there.
+    pub fn compact(&self, live: &[bool]) -> (Self, Tensor) {
+        let _guard = tch::no_grad_guard();
+        let (layout, kept) = self.layout.compact(live);
+        let kept: Vec<_> =
+            kept.into_iter().chain(self.layout.entries()..self.len()).map(|at| at as i64).collect();
+        let kept = Tensor::from_slice(&kept).to_device(self.param.device());
+        let extras = self.extras.iter().zip(&self.kinds[2..]);
+        let extras = extras.map(|((name, leaf), (_, kind))| (name.as_str(), leaf.size(), *kind));
+        (Self::over(layout, self.param.index_select(0, &kept), extras), kept)
     }
 
     /// The layout of the adapter part.
@@ -240,6 +272,24 @@ mod tests {
         let _ = arena.param().shallow_clone().fill_(4.0);
         assert_eq!(arena.leaves()[2].p.double_value(&[2, 1]), 4.0);
         assert_eq!(arena.extra("head.bias").double_value(&[0]), 4.0);
+    }
+
+    #[test]
+    fn compacting_keeps_the_live_triplets_and_what_is_outside_the_adapters() {
+        let arena = small(Form::Svd);
+        let values: Vec<f32> = (0..arena.len()).map(|i| i as f32).collect();
+        arena.param().shallow_clone().copy_(&Tensor::from_slice(&values));
+        let (compact, kept) = arena.compact(&[true, false, true, false, true]);
+        assert_eq!(compact.layout().ranks(), [1, 0, 2]);
+        // Adapter a: Q rows of 4 from 0, P rows of 3 from 8; c: Q rows of 2 from 14, P rows of 2 from 20; lambda from
+        // 26; the head from 31.
+        let expected = [0, 1, 2, 3, 8, 9, 10, 14, 15, 18, 19, 20, 21, 24, 25, 26, 28, 30, 31, 32, 33];
+        assert_eq!(Vec::<i64>::try_from(&kept).unwrap(), expected);
+        assert_eq!(Vec::<f32>::try_from(compact.param()).unwrap(), expected.map(|i| i as f32));
+        assert_eq!(compact.kinds().len(), arena.kinds().len());
+        (compact.extra("head.bias").sum(Kind::Float) + compact.leaves()[2].p.sum(Kind::Float)).backward();
+        let grad = Vec::<f32>::try_from(compact.grad()).unwrap();
+        assert_eq!(grad[11..], [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
     }
 
     #[test]

@@ -130,6 +130,31 @@ impl Layout {
         ]
     }
 
+    /// The layout that is left when only the triplets with a flag in `live` are kept, and where in this one its entries
+    /// are, in its order. `live` has one flag for each triplet, adapters one after another.
+    ///
+    /// # Panics
+    ///
+    /// If `live` has another length.
+    pub(crate) fn compact(&self, live: &[bool]) -> (Self, Vec<usize>) {
+        assert_eq!(live.len(), self.triplet_count(), "one flag for each triplet");
+        let flags = |adapter| &live[self.triplet_range(adapter)];
+        let mut sites = self.sites.clone();
+        let mut kept = Vec::new();
+        for (adapter, site) in sites.iter_mut().enumerate() {
+            site.rank = flags(adapter).iter().filter(|live| **live).count();
+            for factor in self.factors(adapter) {
+                let rows = (0..factor.rows).filter(|&row| flags(adapter)[row]);
+                kept.extend(rows.flat_map(|row| {
+                    let start = factor.offset + row * factor.cols;
+                    start..start + factor.cols
+                }));
+            }
+        }
+        kept.extend(self.lambda_range().zip(live).filter(|(_, live)| **live).map(|(entry, _)| entry));
+        (Self::new(self.form, sites), kept)
+    }
+
     /// Shaped views of one adapter's part of `entries`, a flat tensor of at least [`entries`](Self::entries) values.
     pub fn triplets(&self, entries: &Tensor, adapter: usize) -> Triplets {
         let view = |factor: Factor| {

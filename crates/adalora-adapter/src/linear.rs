@@ -25,20 +25,21 @@ impl Adapter {
         }
     }
 
-    /// `base + scale * P diag(lambda) Q input`, in the dtype of `base`.
+    /// Adds `scale * P diag(lambda) Q x` to each row of `base` in place, in the dtype of `base`.
     ///
-    /// `base` is `(..., d_out)`, `input` is `(..., d_in)`, with the same leading dimensions. Lambda and scale are
-    /// folded into the factor of `r` rows and the product is accumulated into the base output by one `addmm`: no
-    /// operation but that one touches a tensor of the output's width. PEFT's form of the same product scales the
-    /// output twice, which is most of what AdaLoRA costs there.
-    pub fn add_to(&self, base: &Tensor, input: &Tensor) -> Tensor {
-        let (rank, d_in) = self.q.size2().expect("Q is a matrix");
-        if rank == 0 {
-            return base.shallow_clone();
-        }
-        let hidden = input.reshape([-1, d_in]).matmul(&self.scaled_q().to_kind(base.kind()).tr());
-        let d_out = self.p.size()[1];
-        base.reshape([-1, d_out]).addmm(&hidden, &self.p.to_kind(base.kind())).view(base.size().as_slice())
+    /// `base` is `(rows, d_out)` and `input` is `(rows, d_in)`. Lambda and scale are folded into the factor of `r` rows
+    /// and the product is accumulated by one `addmm`: no operation but that one touches a tensor of the output's
+    /// width. PEFT's form of the same product scales the output twice, which is most of what AdaLoRA costs there.
+    ///
+    /// What is `r` wide is kept as `(r, rows)`. Matrix products on the CPU take half as long that way, in this pass and
+    /// in the backward pass, which takes its orientation from here.
+    fn add_to(&self, base: &mut Tensor, input: &Tensor) {
+        let hidden = self.scaled_q().to_kind(base.kind()).matmul(&input.tr());
+        let _ = base.addmm_(&hidden.tr(), &self.p.to_kind(base.kind()));
+    }
+
+    fn rank(&self) -> i64 {
+        self.q.size()[0]
     }
 
     /// The increment as a matrix `(d_out, d_in)`, f32, without gradient.
@@ -89,18 +90,23 @@ impl Linear {
         &self.weight
     }
 
-    /// Puts an adapter on the layer.
+    /// Puts an adapter on the layer in the place of any other. One of rank 0 leaves a plain layer.
     pub fn attach(&mut self, adapter: Adapter) {
-        self.adapter = Some(adapter);
+        self.adapter = Some(adapter).filter(|adapter| adapter.rank() > 0);
     }
 
     /// `(..., d_in)` to `(..., d_out)`.
     pub fn forward(&self, input: &Tensor) -> Tensor {
-        let base = input.linear(&self.weight, self.bias.as_ref());
-        match &self.adapter {
-            Some(adapter) if self.unmerged.is_none() => adapter.add_to(&base, input),
-            _ => base,
+        let (d_in, d_out) = self.widths();
+        let rows = input.reshape([-1, d_in as i64]);
+        let mut output = rows.linear(&self.weight, self.bias.as_ref());
+        if let (Some(adapter), None) = (&self.adapter, &self.unmerged) {
+            adapter.add_to(&mut output, &rows);
         }
+        let mut shape = input.size();
+        shape.pop();
+        shape.push(d_out as i64);
+        output.view(shape.as_slice())
     }
 
     /// Adds the increment to the weight: the sum is taken in f32 and cast to the weight's dtype once. Later changes

@@ -92,35 +92,38 @@ struct AdaLora {
     rank_pattern: BTreeMap<String, Vec<bool>>,
 }
 
-/// Writes the live triplets and the other trained parameters into `folder`, which is created.
+/// Writes an arena that holds only live triplets into `folder`, which is created.
 ///
-/// `live` has one flag for each triplet, adapters one after another.
+/// `live` says which of the initial triplets those are: a flag for each, by adapter.
 ///
 /// # Errors
 ///
 /// If a file cannot be written.
+///
+/// # Panics
+///
+/// If the arena has another number of triplets than `live` has flags.
 pub fn save(
     folder: &Path,
     arena: &Arena,
-    live: &[bool],
+    live: &[&[bool]],
     description: &Description,
 ) -> Result<(), StoreError> {
     let layout = arena.layout();
     let root = format!("base_model.model.{}", description.prefix);
+    let ranks = live.iter().map(|flags| flags.iter().filter(|live| **live).count());
+    assert!(layout.ranks().into_iter().eq(ranks), "the arena holds the live triplets and no others");
     let (mut tensors, mut rank_pattern) = (BTreeMap::new(), BTreeMap::new());
-    for (adapter, site) in layout.sites().iter().enumerate() {
-        let flags = &live[layout.triplet_range(adapter)];
-        let rows: Vec<i64> = (0..flags.len()).filter(|&i| flags[i]).map(|i| i as i64).collect();
-        let rows = Tensor::from_slice(&rows).to_device(arena.param().device());
+    for ((adapter, site), flags) in layout.sites().iter().enumerate().zip(live) {
         let Triplets { q, p, lambda } = layout.triplets(arena.param(), adapter);
         let name = |tensor| match layout.form() {
             Form::Svd => format!("{root}{}.{tensor}", site.path),
             Form::Lora => format!("{root}{}.{tensor}.weight", site.path),
         };
-        tensors.insert(name("lora_A"), q.index_select(0, &rows));
-        tensors.insert(name("lora_B"), p.index_select(0, &rows).tr());
+        tensors.insert(name("lora_A"), q);
+        tensors.insert(name("lora_B"), p.tr());
         if let Some(lambda) = lambda {
-            tensors.insert(name("lora_E"), lambda.index_select(0, &rows).unsqueeze(1));
+            tensors.insert(name("lora_E"), lambda.unsqueeze(1));
             rank_pattern.insert(format!("{}{}.lora_E", description.prefix, site.path), flags.to_vec());
         }
     }
@@ -253,9 +256,8 @@ mod tests {
     #[test]
     fn only_live_triplets_are_written_under_pefts_names() {
         let folder = tempfile::tempdir().unwrap();
-        let arena = arena(Form::Svd);
-        let live = [true, false, true, false, false, false];
-        save(folder.path(), &arena, &live, &description()).unwrap();
+        let (arena, _) = arena(Form::Svd).compact(&[true, false, true, false, false, false]);
+        save(folder.path(), &arena, &[&[true, false, true], &[false; 3]], &description()).unwrap();
 
         let read = read_tensors(&folder.path().join("adapter_model.safetensors")).unwrap();
         let shapes: Vec<_> =
@@ -273,8 +275,8 @@ mod tests {
             ]
         );
         let own = arena.layout().triplets(arena.param(), 0);
-        assert_eq!(read["base_model.model.bert.layer.0.fc.lora_A"].get(1), own.q.get(2));
-        assert_eq!(read["base_model.model.bert.layer.0.fc.lora_B"].select(1, 1), own.p.get(2));
+        assert_eq!(read["base_model.model.bert.layer.0.fc.lora_A"].get(1), own.q.get(1));
+        assert_eq!(read["base_model.model.bert.layer.0.fc.lora_B"].select(1, 1), own.p.get(1));
 
         let config = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
         let config: serde_json::Value = serde_json::from_str(&config).unwrap();
@@ -285,7 +287,7 @@ mod tests {
     #[test]
     fn lora_has_its_own_names_and_no_pattern() {
         let folder = tempfile::tempdir().unwrap();
-        save(folder.path(), &arena(Form::Lora), &[true; 6], &description()).unwrap();
+        save(folder.path(), &arena(Form::Lora), &[&[true; 3], &[true; 3]], &description()).unwrap();
         let read = read_tensors(&folder.path().join("adapter_model.safetensors")).unwrap();
         assert_eq!(read.len(), 5);
         assert!(read.contains_key("base_model.model.bert.layer.1.fc.lora_B.weight"));

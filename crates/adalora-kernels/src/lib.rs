@@ -5,6 +5,7 @@
 //! | averages of sensitivity and uncertainty | [`smoothing`] | [`smoothing::reference`] | yes |
 //! | AdamW with decoupled decay | [`adamw`] | [`adamw::reference`] | yes |
 //! | orthogonality, value and gradient | [`orthogonality`] | itself | - |
+//! | dropout from a counter | [`dropout`] | libtorch's own, with other numbers | yes |
 //! | gradient norm and clip | [`clip`] | itself | - |
 //!
 //! A caller never names a device: each function looks at where its tensors live. What stands on the CPU in f32 takes
@@ -14,6 +15,7 @@
 
 pub mod adamw;
 pub mod clip;
+pub mod dropout;
 mod host;
 pub mod orthogonality;
 pub mod smoothing;

@@ -1,6 +1,7 @@
 //! The BERT encoder (Devlin et al., 2019), frozen, in the layout of `transformers`' `BertModel`.
 
 use adalora_adapter::{Adapter, Linear};
+use adalora_kernels::dropout::Dropout;
 use tch::{Device, Kind, Tensor};
 
 use crate::{Activation, BertConfig, Checkpoint};
@@ -134,36 +135,32 @@ impl Bert {
         }
     }
 
-    /// Hidden states of the last block, `(rows, width, hidden)`. `train` turns dropout on.
-    pub fn forward(&self, input: &Input, train: bool) -> Tensor {
+    /// Hidden states of the last block, `(rows, width, hidden)`. Without `dropout` nothing is dropped.
+    pub fn forward(&self, input: &Input, dropout: Option<&Dropout>) -> Tensor {
         let (_, width) = input.ids.size2().expect("token ids are a matrix");
         let embedding = |table: &Tensor, ids: &Tensor| Tensor::embedding(table, ids, -1, false, false);
         let summed = embedding(&self.words, &input.ids)
             + embedding(&self.types, &input.type_ids)
             + self.positions.narrow(0, 0, width);
-        let mut hidden = self.norm.forward(&summed).dropout(self.dropout, train);
+        let mut hidden = self.drop(self.norm.forward(&summed), dropout);
         let mask = input.mask.as_ref().map(|mask| additive_mask(mask, hidden.kind()));
         for block in &self.blocks {
-            hidden = self.block(block, &hidden, mask.as_ref(), train);
+            hidden = self.block(block, &hidden, mask.as_ref(), dropout);
         }
         hidden
     }
 
-    fn block(&self, block: &Block, x: &Tensor, mask: Option<&Tensor>, train: bool) -> Tensor {
+    fn drop(&self, x: Tensor, dropout: Option<&Dropout>) -> Tensor {
+        dropout.map_or_else(|| x.shallow_clone(), |own| own.apply(&x, self.dropout))
+    }
+
+    fn block(&self, block: &Block, x: &Tensor, mask: Option<&Tensor>, dropout: Option<&Dropout>) -> Tensor {
         let (rows, width, hidden) = x.size3().expect("hidden states have three dimensions");
         let split = |y: Tensor| y.view([rows, width, self.heads, hidden / self.heads]).transpose(1, 2);
-        let context = Tensor::scaled_dot_product_attention(
-            &split(block.query.forward(x)),
-            &split(block.key.forward(x)),
-            &split(block.value.forward(x)),
-            mask,
-            if train { self.attention_dropout } else { 0.0 },
-            false,
-            None::<f64>,
-            false,
-        );
+        let [query, key, value] = [&block.query, &block.key, &block.value].map(|own| split(own.forward(x)));
+        let context = attention(&query, &key, &value, mask, dropout.zip(Some(self.attention_dropout)));
         let context = context.transpose(1, 2).reshape([rows, width, hidden]);
-        let attended = block.attention_output.forward(&context).dropout(self.dropout, train);
+        let attended = self.drop(block.attention_output.forward(&context), dropout);
         let x = block.attention_norm.forward(&(attended + x));
         let wide = block.intermediate.forward(&x);
         let wide = match self.activation {
@@ -171,8 +168,36 @@ impl Bert {
             Activation::GeluTanh => wide.gelu("tanh"),
             Activation::Relu => wide.relu(),
         };
-        let out = block.output.forward(&wide).dropout(self.dropout, train);
+        let out = self.drop(block.output.forward(&wide), dropout);
         block.output_norm.forward(&(out + x))
+    }
+}
+
+/// Scaled dot-product attention over `(rows, heads, width, size)`, with dropout of the attention weights.
+///
+/// On the CPU libtorch's fused attention knows no dropout, and what it does instead looks for rows without any key and
+/// scales both sides; where there is dropout the same is written out here.
+fn attention(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    mask: Option<&Tensor>,
+    dropout: Option<(&Dropout, f64)>,
+) -> Tensor {
+    let p = dropout.map_or(0.0, |(_, p)| p);
+    match dropout {
+        Some((dropout, p)) if p > 0.0 && query.device() == Device::Cpu => {
+            let scale = 1.0 / (query.size()[3] as f64).sqrt();
+            let mut scores = (query * scale).matmul(&key.transpose(2, 3));
+            if let Some(mask) = mask {
+                scores += mask;
+            }
+            dropout.apply(&scores.softmax(-1, scores.kind()), p).matmul(value)
+        }
+        _ => {
+            let scale = None::<f64>;
+            Tensor::scaled_dot_product_attention(query, key, value, mask, p, false, scale, false)
+        }
     }
 }
 

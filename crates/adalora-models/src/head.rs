@@ -2,6 +2,7 @@
 
 use adalora_adapter::random::Random;
 use adalora_adapter::{Arena, Extra, ParameterKind};
+use adalora_kernels::dropout::Dropout;
 use tch::{Reduction, Tensor};
 
 use crate::Checkpoint;
@@ -73,10 +74,11 @@ impl Head {
         Self { pooler: layer(POOLER), classifier: layer(CLASSIFIER), dropout }
     }
 
-    /// Logits, `(rows, outputs)`, from hidden states `(rows, width, hidden)`.
-    pub fn forward(&self, hidden: &Tensor, train: bool) -> Tensor {
+    /// Logits, `(rows, outputs)`, from hidden states `(rows, width, hidden)`. Without `dropout` nothing is dropped.
+    pub fn forward(&self, hidden: &Tensor, dropout: Option<&Dropout>) -> Tensor {
         let pooled = hidden.select(1, 0).linear(&self.pooler.0, Some(&self.pooler.1)).tanh();
-        pooled.dropout(self.dropout, train).linear(&self.classifier.0, Some(&self.classifier.1))
+        let pooled = dropout.map_or_else(|| pooled.shallow_clone(), |own| own.apply(&pooled, self.dropout));
+        pooled.linear(&self.classifier.0, Some(&self.classifier.1))
     }
 }
 

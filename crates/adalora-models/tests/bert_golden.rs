@@ -54,13 +54,13 @@ fn logits_and_gradients_on_a_random_checkpoint() {
     let arena = Arena::new(Layout::new(Form::Svd, vec![]), start.extras, Device::Cpu, 0);
     let head = Head::new(&arena, 0.0);
 
-    let hidden = bert.forward(&input(&recorded), false);
+    let hidden = bert.forward(&input(&recorded), None);
     assert_near(
         &at_tokens(&hidden, &recorded),
         &at_tokens(&recorded["last_hidden_state"], &recorded),
         "last hidden state",
     );
-    let logits = head.forward(&hidden, false);
+    let logits = head.forward(&hidden, None);
     assert_near(&logits, &recorded["logits"], "logits");
     let loss = Loss::Classes(recorded["labels"].shallow_clone()).sum(&logits) / 5.0;
     assert_near(&loss, &recorded["loss"], "loss");
@@ -78,7 +78,7 @@ fn logits_and_gradients_on_a_random_checkpoint() {
 fn old_names_without_prefix_and_without_pooler() {
     let recorded = tensors("bert-legacy");
     let checkpoint = Checkpoint::open(&reference("bert-legacy")).unwrap();
-    let hidden = Bert::new(&checkpoint, None, Device::Cpu).forward(&input(&recorded), false);
+    let hidden = Bert::new(&checkpoint, None, Device::Cpu).forward(&input(&recorded), None);
     assert_near(
         &at_tokens(&hidden, &recorded),
         &at_tokens(&recorded["last_hidden_state"], &recorded),
@@ -96,7 +96,7 @@ fn old_names_without_prefix_and_without_pooler() {
 fn adapters_at_their_start_change_nothing() {
     let recorded = tensors("bert-random");
     let checkpoint = Checkpoint::open(&reference("bert-random")).unwrap();
-    let plain = Bert::new(&checkpoint, None, Device::Cpu).forward(&input(&recorded), false);
+    let plain = Bert::new(&checkpoint, None, Device::Cpu).forward(&input(&recorded), None);
     for form in [Form::Svd, Form::Lora] {
         let mut bert = Bert::new(&checkpoint, None, Device::Cpu);
         let sites: Vec<_> = checkpoint
@@ -108,11 +108,11 @@ fn adapters_at_their_start_change_nothing() {
         let places: Vec<usize> = (0..sites.len()).collect();
         let arena = Arena::new(Layout::new(form, sites), vec![], Device::Cpu, 5);
         bert.attach(&places, arena.adapters(2.5));
-        let adapted = bert.forward(&input(&recorded), false);
+        let adapted = bert.forward(&input(&recorded), None);
         assert_eq!(adapted, plain, "{form:?}");
         // And they are in place: a change of theirs changes the output.
         let _ = tch::no_grad(|| arena.param().shallow_clone().fill_(0.1));
-        assert_ne!(bert.forward(&input(&recorded), false), plain, "{form:?}");
+        assert_ne!(bert.forward(&input(&recorded), None), plain, "{form:?}");
     }
 }
 
@@ -129,7 +129,7 @@ fn bert_tiny() {
     let recorded = tensors("bert-tiny");
     let checkpoint = Checkpoint::open(&folder).unwrap();
     let bert = with_gradients(&checkpoint);
-    let hidden = bert.forward(&input(&recorded), false);
+    let hidden = bert.forward(&input(&recorded), None);
 
     let positions = recorded["positions"].unsqueeze(-1).expand([-1, -1, 128], false);
     assert_near(&hidden.gather(1, &positions, false), &recorded["hidden"], "hidden states");

@@ -85,7 +85,7 @@ fn answers(checkpoint: &Checkpoint, sequences: &[Vec<u32>], spec: &Planted) -> T
         let ids: Vec<i64> = chunk.iter().flatten().map(|&id| i64::from(id)).collect();
         let ids = Tensor::from_slice(&ids).view([chunk.len() as i64, spec.length as i64]);
         let input = Input { type_ids: ids.zeros_like(), ids, mask: None };
-        head.forward(&encoder.forward(&input, false), false)
+        head.forward(&encoder.forward(&input, None), None)
     });
     Tensor::cat(&batches.collect::<Vec<_>>(), 0)
 }

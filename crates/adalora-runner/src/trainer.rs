@@ -1,7 +1,11 @@
 //! Training: one optimizer step from top to bottom, and the evaluation on the dev set.
 
-use adalora::{AdamW, AllocationError, Arena, LearningRate, Orthogonality, RankAllocator, Start};
+use adalora::{
+    AdamW, AllocationError, Arena, BudgetSchedule, LearningRate, Orthogonality, RankAllocator, RankPattern,
+    Start,
+};
 use adalora_kernels::clip::{clip, norm};
+use adalora_kernels::dropout::Dropout;
 use adalora_models::{Bert, Checkpoint, Head, Input, Loss, ModelError};
 use adalora_report::{DevRecord, TrainRecord};
 use adalora_tasks::{Batch, Dataset, Labels, dev_order, epoch_order};
@@ -20,9 +24,13 @@ pub struct Trainer<'a> {
     device: Device,
     encoder: Bert,
     head: Head,
+    classifier_dropout: f64,
     arena: Arena,
     orthogonality: Option<Orthogonality>,
+    /// `None` where ranks are fixed, and once the arena is compact.
     allocator: Option<RankAllocator>,
+    /// The final pattern, once the arena holds only its triplets.
+    compacted: Option<RankPattern>,
     optimizer: AdamW,
     lr: LearningRate,
     /// Finished optimizer steps.
@@ -100,7 +108,7 @@ impl<'a> Trainer<'a> {
         let mut encoder = Bert::new(checkpoint, dropout, device);
         let start = Head::start(checkpoint, plan.outputs, seed);
         let arena = Arena::new(plan.layout.clone(), start.extras, device, seed);
-        encoder.attach(&plan.places, arena.adapters(spec.adapter.alpha() / spec.adapter.rank() as f64));
+        encoder.attach(&plan.places, arena.adapters(spec.adapter.scale()));
         let head = Head::new(&arena, classifier_dropout);
 
         let orthogonality = spec.orthogonality.map(|form| Orthogonality::new(form, arena.layout()));
@@ -118,9 +126,11 @@ impl<'a> Trainer<'a> {
             device,
             encoder,
             head,
+            classifier_dropout,
             arena,
             orthogonality,
             allocator,
+            compacted: None,
             optimizer,
             lr,
             finished: 0,
@@ -139,12 +149,11 @@ impl<'a> Trainer<'a> {
         let step = self.finished;
         let batches = self.batches(step);
         let rows: usize = batches.iter().map(|batch| batch.rows).sum();
-        // Dropout becomes a function of seed and step.
-        tch::manual_seed(dropout_seed(self.seed, step));
+        let dropout = Dropout::new(self.seed, step as u64);
 
         let mut loss = Tensor::zeros([], (Kind::Float, self.device));
         for batch in &batches {
-            let share = self.loss(batch, true).0 / rows as f64;
+            let share = self.loss(batch, Some(&dropout)).0 / rows as f64;
             share.backward();
             loss += share.detach();
         }
@@ -177,8 +186,25 @@ impl<'a> Trainer<'a> {
             allocated?;
         }
         self.arena.zero_grad();
+        let last_allocation = self.plan.schedule.as_ref().map(BudgetSchedule::last_allocation);
+        if self.spec.train.compact && last_allocation == Some(step) {
+            self.compact();
+        }
         self.finished += 1;
         Ok(())
+    }
+
+    /// Drops the triplets that are dead for good, with their moments and the metric's state. Scales stay.
+    fn compact(&mut self) {
+        let Some(allocator) = self.allocator.take() else { return };
+        let pattern = allocator.pattern().clone();
+        let (arena, kept) = self.arena.compact(pattern.live());
+        self.optimizer.keep(&kept, &arena);
+        self.encoder.attach(&self.plan.places, arena.adapters(self.spec.adapter.scale()));
+        self.head = Head::new(&arena, self.classifier_dropout);
+        self.orthogonality = self.spec.orthogonality.map(|form| Orthogonality::new(form, arena.layout()));
+        self.arena = arena;
+        self.compacted = Some(pattern);
     }
 
     fn observe(&mut self, when: Weights, step: usize, seen: Option<&Tensor>) {
@@ -191,9 +217,9 @@ impl<'a> Trainer<'a> {
     }
 
     /// Loss summed over the rows of a batch, and the logits.
-    fn loss(&self, batch: &Batch, train: bool) -> (Tensor, Tensor) {
+    fn loss(&self, batch: &Batch, dropout: Option<&Dropout>) -> (Tensor, Tensor) {
         let input = self.input(batch);
-        let logits = self.head.forward(&self.encoder.forward(&input, train), train).to_kind(Kind::Float);
+        let logits = self.head.forward(&self.encoder.forward(&input, dropout), dropout).to_kind(Kind::Float);
         let loss = match &batch.labels {
             Labels::Classes(classes) => Loss::Classes(Tensor::from_slice(classes).to(self.device)),
             Labels::Scores { width, values } => {
@@ -242,7 +268,8 @@ impl<'a> Trainer<'a> {
     pub fn record(&mut self, seconds: f64) -> Result<TrainRecord, TrainError> {
         let loss = self.mean_loss()?;
         let since = std::mem::take(&mut self.recorded);
-        let budget = self.allocator.as_ref().map(|allocator| allocator.schedule().budget(self.finished - 1));
+        let budget = self.plan.schedule.as_ref().map(|schedule| schedule.budget(self.finished - 1));
+        let compact = self.compacted.as_ref().map(RankPattern::live_count);
         Ok(TrainRecord {
             step: self.finished,
             loss,
@@ -250,7 +277,7 @@ impl<'a> Trainer<'a> {
             lr: since.lr,
             grad_norm: since.grad_norm.map_or(f64::NAN, |norm| norm.double_value(&[])),
             budget,
-            live: self.allocator.as_ref().map(RankAllocator::live_count),
+            live: self.allocator.as_ref().map(RankAllocator::live_count).or(compact),
             seconds,
         })
     }
@@ -274,7 +301,7 @@ impl<'a> Trainer<'a> {
         let (mut loss, mut classes, mut scores) = (0.0, Vec::new(), Vec::new());
         for indices in &order {
             let batch = Batch::collate(&self.dataset.dev, indices, self.dataset.pad_id);
-            let (sum, logits) = self.loss(&batch, false);
+            let (sum, logits) = self.loss(&batch, None);
             loss += sum.double_value(&[]);
             match batch.labels {
                 Labels::Classes(_) => classes
@@ -304,9 +331,8 @@ impl<'a> Trainer<'a> {
     ///
     /// If it has more or fewer.
     pub fn check_budget(&self) -> Result<(), TrainError> {
-        let Some(allocator) = &self.allocator else { return Ok(()) };
-        let (live, nonzero, budget) =
-            (allocator.pattern().live_count(), self.nonzero(), allocator.schedule().target());
+        let (Some(schedule), Some(pattern)) = (&self.plan.schedule, self.pattern()) else { return Ok(()) };
+        let (live, nonzero, budget) = (pattern.live_count(), self.nonzero(), schedule.target());
         if live == budget && nonzero <= budget {
             Ok(())
         } else {
@@ -319,25 +345,22 @@ impl<'a> Trainer<'a> {
         self.arena.layout().lambda(self.arena.param()).ne(0.0).sum(Kind::Int64).int64_value(&[]) as usize
     }
 
+    /// The triplets that the last allocation kept; `None` where ranks are fixed.
+    pub fn pattern(&self) -> Option<&RankPattern> {
+        self.compacted.as_ref().or(self.allocator.as_ref().map(RankAllocator::pattern))
+    }
+
     /// Live triplets of each adapter: all, until a pattern is chosen.
     pub fn ranks(&self) -> Vec<usize> {
-        match &self.allocator {
-            Some(allocator) => allocator.pattern().ranks(),
-            None => self.arena.layout().ranks(),
-        }
+        self.pattern().map_or_else(|| self.plan.layout.ranks(), RankPattern::ranks)
     }
 
-    /// One flag for each triplet, adapters one after another.
-    pub fn live(&self) -> Vec<bool> {
-        match &self.allocator {
-            Some(allocator) => allocator.pattern().live().to_vec(),
-            None => vec![true; self.arena.layout().triplet_count()],
-        }
-    }
-
-    /// The trained parameters.
-    pub fn arena(&self) -> &Arena {
-        &self.arena
+    /// A copy of the trained parameters without dead triplets, and which triplets live.
+    pub fn adapter(&self) -> (Arena, RankPattern) {
+        let pattern = self.pattern().cloned().unwrap_or_else(|| RankPattern::full(&self.plan.layout.ranks()));
+        let all = vec![true; self.arena.layout().triplet_count()];
+        let live = if self.compacted.is_some() { &all } else { pattern.live() };
+        (self.arena.compact(live).0, pattern)
     }
 
     /// Finished optimizer steps.
@@ -378,12 +401,4 @@ impl SeenGradient {
             (Self::Arena, _) => arena.adapter_grad(),
         }
     }
-}
-
-/// Splitmix64 of both, so that neighbouring steps and seeds have nothing in common.
-fn dropout_seed(seed: u64, step: usize) -> i64 {
-    let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step as u64);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (z ^ (z >> 31)) as i64
 }

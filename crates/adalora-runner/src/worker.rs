@@ -205,7 +205,6 @@ fn train(
     trainer.check_budget()?;
     save_adapter(job, plan, trainer, folder)?;
     let last = last.expect("a run has a step, and ends with an evaluation");
-    let live = trainer.live();
     let ranks = trainer.ranks();
     let of_planted = |site: &adalora::Site| plan.planted.contains(&site.path);
     let planted = match &job.spec.task {
@@ -237,7 +236,7 @@ fn train(
         triplets: plan.schedule.as_ref().map(|schedule| Triplets {
             initial: schedule.initial(),
             budget: schedule.target(),
-            live: live.iter().filter(|&&live| live).count(),
+            live: ranks.iter().sum(),
         }),
         wall_seconds: seconds(),
         peak_rss_bytes: peak_rss()?,
@@ -261,12 +260,9 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &Trainer, folder: &RunFolder) -
         alpha: job.spec.adapter.alpha(),
         total_steps: plan.total_steps,
     };
-    Ok(adalora_adapter::store::save(
-        &folder.path().join("adapter"),
-        trainer.arena(),
-        &trainer.live(),
-        &description,
-    )?)
+    let (arena, pattern) = trainer.adapter();
+    let live: Vec<_> = pattern.by_adapter().collect();
+    Ok(adalora_adapter::store::save(&folder.path().join("adapter"), &arena, &live, &description)?)
 }
 
 fn notes(dataset: &Dataset, drawn: &[String]) -> Vec<String> {

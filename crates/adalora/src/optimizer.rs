@@ -60,6 +60,19 @@ pub struct WeightDecay {
     pub head: f64,
 }
 
+impl WeightDecay {
+    /// The rate of each range of an arena.
+    fn over(&self, arena: &Arena) -> Vec<(Range<usize>, f64)> {
+        let rate = |kind: &ParameterKind| match kind {
+            ParameterKind::Factor => self.factors,
+            ParameterKind::Lambda => self.lambda,
+            ParameterKind::Weight => self.head,
+            ParameterKind::Bias => 0.0,
+        };
+        arena.kinds().iter().map(|(range, kind)| (range.clone(), rate(kind))).collect()
+    }
+}
+
 /// `schedule = { linear = { warm_up = 100 } }`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -131,6 +144,8 @@ impl LearningRate {
 pub struct AdamW {
     betas: [f64; 2],
     eps: f64,
+    weight_decay: WeightDecay,
+    /// Decay of each range of the arena.
     decay: Vec<(Range<usize>, f64)>,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
@@ -140,26 +155,22 @@ pub struct AdamW {
 impl AdamW {
     /// An optimizer whose moments are 0.
     pub fn new(spec: &AdamWSpec, arena: &Arena) -> Self {
-        let decay = arena
-            .kinds()
-            .iter()
-            .map(|(range, kind)| {
-                let rate = match kind {
-                    ParameterKind::Factor => spec.weight_decay.factors,
-                    ParameterKind::Lambda => spec.weight_decay.lambda,
-                    ParameterKind::Weight => spec.weight_decay.head,
-                    ParameterKind::Bias => 0.0,
-                };
-                (range.clone(), rate)
-            })
-            .collect();
         Self {
             betas: spec.betas,
             eps: spec.eps,
-            decay,
+            weight_decay: spec.weight_decay,
+            decay: spec.weight_decay.over(arena),
             exp_avg: arena.param().zeros_like(),
             exp_avg_sq: arena.param().zeros_like(),
             count: 0,
+        }
+    }
+
+    /// Goes on with `arena`, whose values are those that were at `kept` in the arena before: see [`Arena::compact`].
+    pub fn keep(&mut self, kept: &Tensor, arena: &Arena) {
+        self.decay = self.weight_decay.over(arena);
+        for moment in [&mut self.exp_avg, &mut self.exp_avg_sq] {
+            *moment = moment.index_select(0, kept);
         }
     }
 

@@ -194,6 +194,11 @@ impl AdapterSpec {
         }
     }
 
+    /// What the increment is multiplied by: `alpha` over the rank at the start, whatever the rank is later.
+    pub fn scale(&self) -> f64 {
+        self.alpha() / self.rank() as f64
+    }
+
     /// The field's `alpha`.
     pub fn alpha(&self) -> f64 {
         match self {
@@ -251,6 +256,10 @@ pub struct TrainSpec {
     /// Forward passes in one optimizer step.
     #[serde(default = "one")]
     pub accumulate: usize,
+    /// Whether dead triplets are dropped once the pattern is final. Otherwise they are masked after each step until the
+    /// end, as in the authors' code, where they still count in the regularizer and in the gradient's norm.
+    #[serde(default = "yes")]
+    pub compact: bool,
     /// Highest norm of the gradient; without it gradients are not clipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
@@ -265,4 +274,8 @@ pub struct TrainSpec {
 
 fn one() -> usize {
     1
+}
+
+fn yes() -> bool {
+    true
 }

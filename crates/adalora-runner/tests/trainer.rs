@@ -1,0 +1,198 @@
+//! Whole training steps, with everything switched on: sentences of many lengths, dropout, a budget, a regularizer.
+
+use adalora_models::Checkpoint;
+use adalora_runner::experiment::RunSpec;
+use adalora_runner::plan::{DataSize, Plan};
+use adalora_runner::trainer::Trainer;
+use adalora_tasks::{Catalogue, Dataset, Evaluation, Example, Label, Target};
+use tch::{Device, Tensor};
+
+const SETTINGS: &str = r#"
+[model.random]
+layers = 2
+hidden = 24
+heads = 3
+intermediate = 40
+vocabulary = 50
+seed = 7
+
+[task.planted]
+layers = ["query"]
+rank = 1
+strength = 1.0
+outputs = 3
+length = 16
+train_rows = 1
+dev_rows = 1
+seed = 1
+
+[adapter.svd]
+targets = ["query", "key", "value", "dense"]
+init_r = 4
+alpha = 12
+
+[orthogonality.mean-of-norms]
+gamma = 0.1
+
+[importance.sensitivity-uncertainty]
+
+[budget.cubic]
+target_r = 1
+t_init = 3
+t_final = 12
+delta_t = 2
+
+[observation]
+weights = "after-step"
+gradient = "clipped"
+regularizer = true
+
+[optimizer]
+lr = 1e-2
+
+[optimizer.weight_decay]
+factors = 0.01
+lambda = 0.02
+head = 0.03
+
+[train]
+steps = 24
+batch_size = 8
+clip = 1.0
+evaluate_every = 6
+record_every = 3
+"#;
+
+/// What a run was asked, as it was trained.
+struct Setting {
+    spec: RunSpec,
+    plan: Plan,
+    dataset: Dataset,
+}
+
+impl Setting {
+    /// The settings with pieces of text replaced.
+    fn new(changes: &[(&str, &str)]) -> Self {
+        let text = changes.iter().fold(SETTINGS.to_owned(), |text, (old, new)| {
+            assert!(text.contains(old), "{old}");
+            text.replace(old, new)
+        });
+        let spec: RunSpec = toml::from_str(&text).unwrap();
+        let examples = |rows: usize| {
+            (0..rows).map(|row| {
+                let ids: Vec<_> =
+                    (0..2 + row * 7 % 13).map(|column| (2 + (row * 5 + column * 3) % 48) as u32).collect();
+                Example { type_ids: vec![0; ids.len()], label: Label::Class((row + ids.len()) % 3), ids }
+            })
+        };
+        let dataset = Dataset {
+            name: "lengths".into(),
+            // 45 is no multiple of anything here: the last batch is short, and so is the last window of batches.
+            train: examples(45).collect(),
+            train_available: 45,
+            dev: examples(30).collect(),
+            target: Target::Classes(["a", "b", "c"].map(String::from).to_vec()),
+            evaluation: vec![Evaluation::Accuracy],
+            truncated: 0,
+            pad_id: 0,
+            files: Vec::new(),
+        };
+        let empty = tempfile::tempdir().unwrap();
+        let catalogue = Catalogue::open(empty.path(), empty.path()).unwrap();
+        let data = DataSize { train_rows: dataset.train.len(), outputs: 3 };
+        let mut plan = Plan::new(&spec, &catalogue, &data).unwrap();
+        plan.config.hidden_dropout_prob = 0.1;
+        plan.config.attention_probs_dropout_prob = 0.1;
+        Self { spec, plan, dataset }
+    }
+
+    fn trainer(&self) -> Trainer<'_> {
+        let checkpoint = Checkpoint::random(self.plan.config.clone(), 3, 7);
+        Trainer::new(&self.spec, &self.plan, &self.dataset, &checkpoint, 5, Device::Cpu).unwrap()
+    }
+}
+
+/// Loss of each step and dev loss at the end, and the adapter without dead triplets.
+fn train(setting: &Setting) -> (Vec<f64>, Tensor, Vec<usize>) {
+    let mut trainer = setting.trainer();
+    let mut losses: Vec<_> = (0..setting.plan.total_steps)
+        .map(|_| {
+            trainer.step().unwrap();
+            trainer.record(0.0).unwrap().loss
+        })
+        .collect();
+    trainer.check_budget().unwrap();
+    losses.push(trainer.evaluate(0.0).loss);
+    let (arena, pattern) = trainer.adapter();
+    (losses, arena.param().shallow_clone(), pattern.ranks())
+}
+
+fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+/// Without regularizer and clipping, in which dead triplets of a masked run still take part.
+#[test]
+fn a_compact_arena_trains_as_a_masked_one() {
+    let plain = [
+        ("[orthogonality.mean-of-norms]\ngamma = 0.1\n", ""),
+        ("regularizer = true\n", ""),
+        ("clip = 1.0\n", ""),
+    ];
+    let compact = Setting::new(&plain);
+    let masked = Setting::new(&[&plain[..], &[("[train]", "[train]\ncompact = false")]].concat());
+    let ((losses, param, ranks), (masked_losses, masked_param, masked_ranks)) =
+        (train(&compact), train(&masked));
+    assert_eq!(ranks, masked_ranks);
+    assert!(ranks.contains(&0) && ranks.iter().any(|&rank| rank > 1), "{ranks:?}");
+    let difference = largest_difference(&losses, &masked_losses);
+    assert!(difference < 1e-5, "losses differ by {difference}");
+    let difference = (param - masked_param).abs().max().double_value(&[]);
+    assert!(difference < 1e-4, "parameters differ by {difference}");
+}
+
+#[test]
+fn dead_triplets_of_a_masked_run_still_count_in_regularizer_and_norm() {
+    let (compact, masked) = (Setting::new(&[]), Setting::new(&[("[train]", "[train]\ncompact = false")]));
+    let ((losses, ..), (masked_losses, ..)) = (train(&compact), train(&masked));
+    let last = compact.plan.schedule.as_ref().unwrap().last_allocation();
+    assert_eq!(losses[..=last], masked_losses[..=last]);
+    assert!(largest_difference(&losses, &masked_losses) > 1e-6);
+}
+
+#[test]
+fn accumulated_batches_train_as_one_large_batch() {
+    // One window holds all examples, in batches of one order: 8 times 3 and 24 times 1 see the same sentences together
+    // only if the batches of an epoch are not shuffled; with one batch in an epoch there is nothing to shuffle.
+    let large = Setting::new(&[("batch_size = 8", "batch_size = 45"), ("steps = 24", "steps = 20")]);
+    let small =
+        Setting::new(&[("batch_size = 8", "batch_size = 8\naccumulate = 6"), ("steps = 24", "steps = 20")]);
+    assert_eq!((large.plan.steps_per_epoch, small.plan.steps_per_epoch), (1, 1));
+    let no_dropout = |mut setting: Setting| {
+        setting.plan.config.hidden_dropout_prob = 0.0;
+        setting.plan.config.attention_probs_dropout_prob = 0.0;
+        setting
+    };
+    let ((losses, param, ranks), (small_losses, small_param, small_ranks)) =
+        (train(&no_dropout(large)), train(&no_dropout(small)));
+    assert_eq!(ranks, small_ranks);
+    let difference = largest_difference(&losses, &small_losses);
+    assert!(difference < 1e-4, "losses differ by {difference}");
+    let difference = (param - small_param).abs().max().double_value(&[]);
+    assert!(difference < 1e-3, "parameters differ by {difference}");
+}
+
+#[test]
+fn the_last_step_of_an_epoch_takes_what_is_left() {
+    let setting =
+        Setting::new(&[("batch_size = 8", "batch_size = 8\naccumulate = 4"), ("steps = 24", "steps = 20")]);
+    // Six batches, the last of five examples: four of them, then two.
+    assert_eq!(setting.plan.steps_per_epoch, 2);
+    train(&setting);
+}
+
+#[test]
+fn a_run_is_the_same_bit_for_bit_when_repeated() {
+    let setting = Setting::new(&[]);
+    assert_eq!(train(&setting), train(&setting));
+}
