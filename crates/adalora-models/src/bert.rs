@@ -51,24 +51,24 @@ struct LayerNorm {
 }
 
 impl LayerNorm {
-    fn load(checkpoint: &Checkpoint, path: &str, device: Device) -> Self {
-        let tensor = |name: &str| checkpoint.tensor(&format!("{path}.LayerNorm.{name}"), device);
-        Self { weight: tensor("weight"), bias: tensor("bias"), eps: checkpoint.config().layer_norm_eps }
-    }
-
     fn forward(&self, x: &Tensor) -> Tensor {
         x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, false)
     }
 }
 
 impl Bert {
-    /// The frozen encoder of a checkpoint, on `device`. `dropout` replaces the configuration's, both inside
-    /// attention and outside.
-    pub fn new(checkpoint: &Checkpoint, dropout: Option<f64>, device: Device) -> Self {
+    /// The frozen encoder of a checkpoint, in the dtype `kind` on `device`. `dropout` replaces the configuration's,
+    /// both inside attention and outside.
+    pub fn new(checkpoint: &Checkpoint, dropout: Option<f64>, kind: Kind, device: Device) -> Self {
         let config = checkpoint.config();
+        let load = |name: &str| checkpoint.tensor(name, device).to_kind(kind);
+        let norm = |path: &str| LayerNorm {
+            weight: load(&format!("{path}.LayerNorm.weight")),
+            bias: load(&format!("{path}.LayerNorm.bias")),
+            eps: config.layer_norm_eps,
+        };
         let linears = config.linears().into_iter().map(|shape| {
-            let tensor = |name: &str| checkpoint.tensor(&format!("{}.{name}", shape.path), device);
-            let (weight, bias) = (tensor("weight"), tensor("bias"));
+            let [weight, bias] = ["weight", "bias"].map(|name| load(&format!("{}.{name}", shape.path)));
             Linear::new(shape.path, weight, Some(bias))
         });
         let mut linears = linears.into_iter();
@@ -79,18 +79,13 @@ impl Bert {
                 key: next(),
                 value: next(),
                 attention_output: next(),
-                attention_norm: LayerNorm::load(
-                    checkpoint,
-                    &format!("encoder.layer.{layer}.attention.output"),
-                    device,
-                ),
+                attention_norm: norm(&format!("encoder.layer.{layer}.attention.output")),
                 intermediate: next(),
                 output: next(),
-                output_norm: LayerNorm::load(checkpoint, &format!("encoder.layer.{layer}.output"), device),
+                output_norm: norm(&format!("encoder.layer.{layer}.output")),
             })
             .collect();
-        let embedding =
-            |name: &str| checkpoint.tensor(&format!("embeddings.{name}_embeddings.weight"), device);
+        let embedding = |name: &str| load(&format!("embeddings.{name}_embeddings.weight"));
         let &BertConfig {
             num_attention_heads,
             hidden_act,
@@ -106,7 +101,7 @@ impl Bert {
             words: embedding("word"),
             positions: embedding("position"),
             types: embedding("token_type"),
-            norm: LayerNorm::load(checkpoint, "embeddings", device),
+            norm: norm("embeddings"),
             blocks,
         }
     }
@@ -201,11 +196,11 @@ fn attention(
     }
 }
 
-/// `(rows, 1, 1, width)`: 0 where there is a token, the lowest finite number of the dtype where there is none. Not
+/// `(rows, 1, 1, width)`: 0 where there is a token, about the lowest finite number of the dtype where there is none. Not
 /// minus infinity, from which a row without any token would get NaN.
 fn additive_mask(tokens: &Tensor, kind: Kind) -> Tensor {
     let lowest = match kind {
-        Kind::BFloat16 => -3.389_531_4e38,
+        Kind::BFloat16 => -3.389e38,
         Kind::Half => -65504.0,
         _ => f64::from(f32::MIN),
     };

@@ -3,7 +3,7 @@
 use adalora_adapter::random::Random;
 use adalora_adapter::{Arena, Extra, ParameterKind};
 use adalora_kernels::dropout::Dropout;
-use tch::{Reduction, Tensor};
+use tch::{Kind, Reduction, Tensor};
 
 use crate::Checkpoint;
 
@@ -74,9 +74,10 @@ impl Head {
         Self { pooler: layer(POOLER), classifier: layer(CLASSIFIER), dropout }
     }
 
-    /// Logits, `(rows, outputs)`, from hidden states `(rows, width, hidden)`. Without `dropout` nothing is dropped.
+    /// Logits, `(rows, outputs)`, f32, from hidden states `(rows, width, hidden)` of any dtype. Without `dropout` nothing is dropped.
     pub fn forward(&self, hidden: &Tensor, dropout: Option<&Dropout>) -> Tensor {
-        let pooled = hidden.select(1, 0).linear(&self.pooler.0, Some(&self.pooler.1)).tanh();
+        let first = hidden.select(1, 0).to_kind(Kind::Float);
+        let pooled = first.linear(&self.pooler.0, Some(&self.pooler.1)).tanh();
         let pooled = dropout.map_or_else(|| pooled.shallow_clone(), |own| own.apply(&pooled, self.dropout));
         pooled.linear(&self.classifier.0, Some(&self.classifier.1))
     }

@@ -13,9 +13,11 @@ mod checkpoint;
 mod config;
 mod error;
 mod head;
+mod precision;
 
 pub use bert::{Bert, Input};
 pub use checkpoint::Checkpoint;
 pub use config::{Activation, BertConfig, LinearShape};
 pub use error::ModelError;
 pub use head::{Head, HeadStart, Loss};
+pub use precision::{Precision, Settled};

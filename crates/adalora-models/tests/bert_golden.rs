@@ -25,7 +25,7 @@ fn input(recorded: &HashMap<String, Tensor>) -> Input {
 
 /// An encoder whose own weights get gradients, which in use they never do.
 fn with_gradients(checkpoint: &Checkpoint) -> Bert {
-    let bert = Bert::new(checkpoint, Some(0.0), Device::Cpu);
+    let bert = Bert::new(checkpoint, Some(0.0), Kind::Float, Device::Cpu);
     for linear in bert.linears() {
         let _ = linear.weight().set_requires_grad(true);
     }
@@ -78,7 +78,7 @@ fn logits_and_gradients_on_a_random_checkpoint() {
 fn old_names_without_prefix_and_without_pooler() {
     let recorded = tensors("bert-legacy");
     let checkpoint = Checkpoint::open(&reference("bert-legacy")).unwrap();
-    let hidden = Bert::new(&checkpoint, None, Device::Cpu).forward(&input(&recorded), None);
+    let hidden = Bert::new(&checkpoint, None, Kind::Float, Device::Cpu).forward(&input(&recorded), None);
     assert_near(
         &at_tokens(&hidden, &recorded),
         &at_tokens(&recorded["last_hidden_state"], &recorded),
@@ -96,9 +96,9 @@ fn old_names_without_prefix_and_without_pooler() {
 fn adapters_at_their_start_change_nothing() {
     let recorded = tensors("bert-random");
     let checkpoint = Checkpoint::open(&reference("bert-random")).unwrap();
-    let plain = Bert::new(&checkpoint, None, Device::Cpu).forward(&input(&recorded), None);
+    let plain = Bert::new(&checkpoint, None, Kind::Float, Device::Cpu).forward(&input(&recorded), None);
     for form in [Form::Svd, Form::Lora] {
-        let mut bert = Bert::new(&checkpoint, None, Device::Cpu);
+        let mut bert = Bert::new(&checkpoint, None, Kind::Float, Device::Cpu);
         let sites: Vec<_> = checkpoint
             .config()
             .linears()
@@ -158,4 +158,24 @@ fn bert_tiny() {
         "output gradient",
     );
     scaled(output.norm(), &recorded["grad.layer.1.output.norm"], "norm of the output gradient");
+}
+
+#[test]
+fn in_bf16_hidden_states_are_near_and_a_row_of_padding_is_finite() {
+    let recorded = tensors("bert-random");
+    let checkpoint = Checkpoint::open(&reference("bert-random")).unwrap();
+    let mut input = input(&recorded);
+    let mask = input.mask.take().unwrap();
+    let _ = mask.get(0).fill_(0.0);
+    input.mask = Some(mask.shallow_clone());
+    let hidden = |kind| Bert::new(&checkpoint, None, kind, Device::Cpu).forward(&input, None);
+    let (exact, rounded) = (hidden(Kind::Float), hidden(Kind::BFloat16));
+    assert_eq!(rounded.kind(), Kind::BFloat16);
+    let rounded = rounded.to_kind(Kind::Float);
+    assert!(bool::try_from(rounded.isfinite().all()).unwrap());
+    let tokens = mask.to_kind(Kind::Float).unsqueeze(-1);
+    let difference = ((&exact - rounded) * &tokens).abs().max().double_value(&[]);
+    let largest = (exact * tokens).abs().max().double_value(&[]);
+    // 8 bits of mantissa, through a few layers.
+    assert!(difference < 0.05 * largest && difference > 0.0, "{difference} of {largest}");
 }

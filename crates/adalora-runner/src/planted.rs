@@ -77,7 +77,7 @@ pub fn task(encoder: Checkpoint, paths: &[String], spec: &Planted) -> (Checkpoin
 
 /// Logits of a checkpoint, `(rows, outputs)`.
 fn answers(checkpoint: &Checkpoint, sequences: &[Vec<u32>], spec: &Planted) -> Tensor {
-    let encoder = Bert::new(checkpoint, None, Device::Cpu);
+    let encoder = Bert::new(checkpoint, None, Kind::Float, Device::Cpu);
     let extras = Head::start(checkpoint, spec.outputs, spec.seed).extras;
     let layout = adalora::Layout::new(adalora::Form::Svd, Vec::new());
     let head = Head::new(&adalora::Arena::new(layout, extras, Device::Cpu, spec.seed), 0.0);

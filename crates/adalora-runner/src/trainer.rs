@@ -6,7 +6,7 @@ use adalora::{
 };
 use adalora_kernels::clip::{clip, norm};
 use adalora_kernels::dropout::Dropout;
-use adalora_models::{Bert, Checkpoint, Head, Input, Loss, ModelError};
+use adalora_models::{Bert, Checkpoint, Head, Input, Loss, ModelError, Settled};
 use adalora_report::{DevRecord, TrainRecord};
 use adalora_tasks::{Batch, Dataset, Labels, dev_order, epoch_order};
 use tch::{Device, Kind, Tensor};
@@ -22,6 +22,7 @@ pub struct Trainer<'a> {
     dataset: &'a Dataset,
     seed: u64,
     device: Device,
+    precision: Settled,
     encoder: Bert,
     head: Head,
     classifier_dropout: f64,
@@ -105,7 +106,9 @@ impl<'a> Trainer<'a> {
             .or(config.classifier_dropout)
             .unwrap_or(config.hidden_dropout_prob);
 
-        let mut encoder = Bert::new(checkpoint, dropout, device);
+        let widest = dataset.train.iter().map(|example| example.ids.len()).max().unwrap_or(0);
+        let precision = spec.train.precision.settle(config, spec.train.batch_size * widest, device);
+        let mut encoder = Bert::new(checkpoint, dropout, precision.kind(), device);
         let start = Head::start(checkpoint, plan.outputs, seed);
         let arena = Arena::new(plan.layout.clone(), start.extras, device, seed);
         encoder.attach(&plan.places, arena.adapters(spec.adapter.scale()));
@@ -124,6 +127,7 @@ impl<'a> Trainer<'a> {
             dataset,
             seed,
             device,
+            precision,
             encoder,
             head,
             classifier_dropout,
@@ -219,7 +223,7 @@ impl<'a> Trainer<'a> {
     /// Loss summed over the rows of a batch, and the logits.
     fn loss(&self, batch: &Batch, dropout: Option<&Dropout>) -> (Tensor, Tensor) {
         let input = self.input(batch);
-        let logits = self.head.forward(&self.encoder.forward(&input, dropout), dropout).to_kind(Kind::Float);
+        let logits = self.head.forward(&self.encoder.forward(&input, dropout), dropout);
         let loss = match &batch.labels {
             Labels::Classes(classes) => Loss::Classes(Tensor::from_slice(classes).to(self.device)),
             Labels::Scores { width, values } => {
@@ -361,6 +365,11 @@ impl<'a> Trainer<'a> {
         let all = vec![true; self.arena.layout().triplet_count()];
         let live = if self.compacted.is_some() { &all } else { pattern.live() };
         (self.arena.compact(live).0, pattern)
+    }
+
+    /// The dtype that the frozen encoder computes in.
+    pub fn precision(&self) -> Settled {
+        self.precision
     }
 
     /// Finished optimizer steps.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use adalora_models::Checkpoint;
+use adalora_models::{Checkpoint, Settled};
 use adalora_report::{
     DevRecord, LogRecord, Parameters, Planted, RunResult, Status, StepScores, TrainRecord, Triplets,
 };
@@ -75,6 +75,8 @@ struct Provenance<'a> {
     identity: String,
     device: &'a str,
     threads: usize,
+    /// The dtype of the frozen encoder, which `precision = "auto"` leaves to the machine.
+    precision: Settled,
     files: Vec<FileHash>,
     drawn: &'a [String],
 }
@@ -109,6 +111,7 @@ pub fn run(
             identity: identity(&resolved(&job.spec, job.seed)),
             device: &job.device,
             threads,
+            precision: trainer.precision(),
             files: hashes(&plan, &dataset)?,
             drawn: trainer.drawn(),
         },

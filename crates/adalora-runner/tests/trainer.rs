@@ -196,3 +196,24 @@ fn a_run_is_the_same_bit_for_bit_when_repeated() {
     let setting = Setting::new(&[]);
     assert_eq!(train(&setting), train(&setting));
 }
+
+#[test]
+fn a_bf16_encoder_trains_nearly_as_an_f32_one_and_parameters_stay_f32() {
+    let bf16 = Setting::new(&[("[train]", "[train]\nprecision = \"bf16\"")]);
+    let ((losses, param, _), (f32_losses, ..)) = (train(&bf16), train(&Setting::new(&[])));
+    assert_eq!(param.kind(), tch::Kind::Float);
+    let difference = largest_difference(&losses, &f32_losses);
+    assert!(difference > 0.0 && difference < 0.1, "losses differ by {difference}");
+}
+
+#[test]
+fn auto_precision_is_settled_before_the_first_step() {
+    let auto = Setting::new(&[("[train]", "[train]\nprecision = \"auto\"")]);
+    let settled = auto.trainer().precision();
+    let named = match settled {
+        adalora_models::Settled::F32 => "f32",
+        adalora_models::Settled::Bf16 => "bf16",
+    };
+    let same = Setting::new(&[("[train]", &format!("[train]\nprecision = {named:?}"))]);
+    assert_eq!(same.trainer().precision(), settled);
+}

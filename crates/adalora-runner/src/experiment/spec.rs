@@ -1,6 +1,7 @@
 //! What an experiment file says, table by table.
 
 use adalora::{AdamWSpec, BudgetSpec, Form, ImportanceSpec, OrthogonalityForm};
+use adalora_models::Precision;
 use serde::{Deserialize, Serialize};
 
 /// A whole experiment: one or more variants, each run with every seed.
@@ -267,6 +268,9 @@ pub struct TrainSpec {
     pub evaluate_every: usize,
     /// Optimizer steps between two records of loss, budget and ranks.
     pub record_every: usize,
+    /// In which dtype the frozen encoder computes.
+    #[serde(default)]
+    pub precision: Precision,
     /// CPU threads of one run. Part of the settings because sums in another order round differently.
     #[serde(default = "one")]
     pub threads: usize,
