@@ -25,19 +25,6 @@ impl Adapter {
         }
     }
 
-    /// Adds `scale * P diag(lambda) Q x` to each row of `base` in place, in the dtype of `base`.
-    ///
-    /// `base` is `(rows, d_out)` and `input` is `(rows, d_in)`. Lambda and scale are folded into the factor of `r` rows
-    /// and the product is accumulated by one `addmm`: no operation but that one touches a tensor of the output's
-    /// width. PEFT's form of the same product scales the output twice, which is most of what AdaLoRA costs there.
-    ///
-    /// What is `r` wide is kept as `(r, rows)`. Matrix products on the CPU take half as long that way, in this pass and
-    /// in the backward pass, which takes its orientation from here.
-    fn add_to(&self, base: &mut Tensor, input: &Tensor) {
-        let hidden = self.scaled_q().to_kind(base.kind()).matmul(&input.tr());
-        let _ = base.addmm_(&hidden.tr(), &self.p.to_kind(base.kind()));
-    }
-
     fn rank(&self) -> i64 {
         self.q.size()[0]
     }
@@ -95,18 +82,52 @@ impl Linear {
         self.adapter = Some(adapter).filter(|adapter| adapter.rank() > 0);
     }
 
-    /// `(..., d_in)` to `(..., d_out)`.
+    /// `(..., d_in)` to `(..., d_out)`, in the dtype of the weight: `x Wᵀ + b + scale * x Qᵀ diag(lambda) Pᵀ`.
     pub fn forward(&self, input: &Tensor) -> Tensor {
-        let (d_in, d_out) = self.widths();
-        let rows = input.reshape([-1, d_in as i64]);
-        let mut output = rows.linear(&self.weight, self.bias.as_ref());
-        if let (Some(adapter), None) = (&self.adapter, &self.unmerged) {
-            adapter.add_to(&mut output, &rows);
-        }
-        let mut shape = input.size();
-        shape.pop();
-        shape.push(d_out as i64);
-        output.view(shape.as_slice())
+        let [output] = Self::forward_together([self], input);
+        output
+    }
+
+    /// [`forward`](Self::forward) of layers that see the same input, as query, key and value do.
+    ///
+    /// Lambda and scale are folded into the factor `Q` of `r` rows, and the product is accumulated into the layer's
+    /// output by one `addmm` in place: no operation but that one touches a tensor of the output's width. PEFT's form
+    /// of the same product scales the output twice, which is most of what AdaLoRA costs there. All `Q` are joined, so
+    /// that the input is read once for all adapters, and its gradient is written once.
+    ///
+    /// What is `r` wide is kept as `(r, rows)`. Matrix products on the CPU take half as long that way, in this pass and
+    /// in the backward pass, which takes its orientation from here. Joining the frozen weights as well was measured and
+    /// gains nothing.
+    pub fn forward_together<const N: usize>(layers: [&Self; N], input: &Tensor) -> [Tensor; N] {
+        let (mut shape, kind) = (input.size(), input.kind());
+        let d_in = shape.pop().expect("an input has a width");
+        let rows = input.reshape([-1, d_in]);
+        let adapters = layers.map(Self::active);
+        let scaled: Vec<_> =
+            adapters.iter().flatten().map(|adapter| adapter.scaled_q().to_kind(kind)).collect();
+        let ranks: Vec<_> = adapters.iter().flatten().map(|adapter| adapter.rank()).collect();
+        let hidden = match scaled.as_slice() {
+            [] => Vec::new(),
+            [one] => vec![one.matmul(&rows.tr())],
+            _ => Tensor::cat(&scaled, 0).matmul(&rows.tr()).split_with_sizes(ranks, 0),
+        };
+        let mut hidden = hidden.into_iter();
+        let mut index = 0;
+        layers.map(|layer| {
+            let mut output = rows.linear(&layer.weight, layer.bias.as_ref());
+            if let Some(adapter) = adapters[index] {
+                let hidden = hidden.next().expect("one part for each adapter");
+                let _ = output.addmm_(&hidden.tr(), &adapter.p.to_kind(kind));
+            }
+            index += 1;
+            let shape = [shape.as_slice(), &[layer.weight.size()[0]]].concat();
+            output.view(shape.as_slice())
+        })
+    }
+
+    /// The adapter, unless it is merged.
+    fn active(&self) -> Option<&Adapter> {
+        self.adapter.as_ref().filter(|_| self.unmerged.is_none())
     }
 
     /// Adds the increment to the weight: the sum is taken in f32 and cast to the weight's dtype once. Later changes
@@ -171,6 +192,36 @@ mod tests {
             linear.unmerge();
             assert_eq!(linear.weight(), &weight);
             assert_eq!(linear.forward(&x), before);
+        }
+    }
+
+    #[test]
+    fn layers_together_give_what_each_gives_alone() {
+        let [(a, first), (b, second), (_c, third)] =
+            [(Form::Svd, 3), (Form::Svd, 1), (Form::Svd, 0)].map(|(form, rank)| randomised(form, rank));
+        let x = Tensor::randn([2, 5, 6], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let mut results = Vec::new();
+        for together in [true, false] {
+            for arena in [&a, &b] {
+                arena.zero_grad();
+                let _ = tch::no_grad(|| arena.param().shallow_clone().fill_(0.3));
+            }
+            let outputs = if together {
+                Linear::forward_together([&first, &second, &third], &x)
+            } else {
+                [&first, &second, &third].map(|layer| layer.forward(&x))
+            };
+            let weighted = outputs
+                .iter()
+                .zip([1.0, -2.0, 3.0])
+                .map(|(y, weight)| (y.square() * weight).sum(Kind::Float));
+            let loss = Tensor::stack(&weighted.collect::<Vec<_>>(), 0).sum(Kind::Float);
+            let gradient = Tensor::run_backward(&[loss], &[&x], true, false).remove(0);
+            results.push([Tensor::stack(&outputs, 0), gradient]);
+        }
+        for (one, other) in results[0].iter().zip(&results[1]) {
+            let difference = (one - other).abs().max().double_value(&[]);
+            assert!(difference < 1e-4, "{difference}");
         }
     }
 

@@ -152,7 +152,8 @@ impl Bert {
     fn block(&self, block: &Block, x: &Tensor, mask: Option<&Tensor>, dropout: Option<&Dropout>) -> Tensor {
         let (rows, width, hidden) = x.size3().expect("hidden states have three dimensions");
         let split = |y: Tensor| y.view([rows, width, self.heads, hidden / self.heads]).transpose(1, 2);
-        let [query, key, value] = [&block.query, &block.key, &block.value].map(|own| split(own.forward(x)));
+        let [query, key, value] =
+            Linear::forward_together([&block.query, &block.key, &block.value], x).map(split);
         let context = attention(&query, &key, &value, mask, dropout.zip(Some(self.attention_dropout)));
         let context = context.transpose(1, 2).reshape([rows, width, hidden]);
         let attended = self.drop(block.attention_output.forward(&context), dropout);
