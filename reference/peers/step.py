@@ -13,35 +13,20 @@ import random
 import statistics
 import subprocess
 import time
-import warnings
 
-warnings.filterwarnings("ignore")
 import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
-from transformers import AutoModelForSequenceClassification, BertConfig
-from transformers.utils import logging
+from transformers import AutoModelForSequenceClassification
 
-logging.set_verbosity_error()
+from shared import CLASSIFIER, encoder
 
-TARGETS = (
-    r".*encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense"
-    r"|output\.dense)"
-)
 # Three phases of a million steps; the step number that PEFT is given puts one model into any of them.
 TOTAL, T_INIT, T_FINAL = 3_000_000, 1_000_000, 1_000_000
 AT = {"ada_warm": 10, "ada_alloc": 1_500_000, "ada_final": 2_500_000}
 VARIANTS = ["lora8", "lora12", *AT]
 
-SHAPES = {
-    "minilm": dict(
-        ours="MiniLM 16x128",
-        config=BertConfig,
-        sizes=dict(
-            vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
-        ),
-        batch=(16, 128),
-    )
-}
+# What `peer_step` calls each shape, and its batches.
+SHAPES = {"minilm": ("MiniLM 16x128", 16, 128)}
 
 
 class Peft:
@@ -51,18 +36,8 @@ class Peft:
         self.models = {}
         for name in ["lora8", "lora12", "ada"]:
             torch.manual_seed(0)
-            config = shape["config"](
-                **shape["sizes"], hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, num_labels=2
-            )
+            config = encoder(shape, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
             base = AutoModelForSequenceClassification.from_config(config)
-            # Without a task type AdaLoRA's regularizer is silently left out.
-            common = dict(
-                task_type="SEQ_CLS",
-                target_modules=TARGETS,
-                lora_alpha=16,
-                lora_dropout=0.0,
-                modules_to_save=["classifier", "pooler"],
-            )
             if name == "ada":
                 adapter = AdaLoraConfig(
                     init_r=12,
@@ -72,18 +47,16 @@ class Peft:
                     deltaT=1,
                     total_step=TOTAL,
                     orth_reg_weight=0.1,
-                    **common,
+                    **CLASSIFIER,
                 )
             else:
-                adapter = LoraConfig(r=int(name[4:]), **common)
+                adapter = LoraConfig(r=int(name[4:]), **CLASSIFIER)
             model = get_peft_model(base, adapter).train()
             trained = [p for p in model.parameters() if p.requires_grad]
             self.models[name] = model, trained, torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01)
-        rows, width = shape["batch"]
+        _, rows, width = SHAPES[shape]
         ids = torch.randint(5, 30000, (rows, width), generator=torch.Generator().manual_seed(0))
-        self.batch = dict(
-            input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.arange(rows) % 2
-        )
+        self.batch = dict(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.arange(rows) % 2)
         # The final phase needs a pattern, which an allocation makes.
         self.step("ada_alloc")
 
@@ -105,7 +78,7 @@ class Ours:
 
     def __init__(self, program, shape, dropout, threads):
         self.process = subprocess.Popen(
-            [program, shape["ours"], str(dropout), str(threads)],
+            [program, SHAPES[shape][0], str(dropout), str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -128,10 +101,9 @@ def main():
     parser.add_argument("--program", default="target/release/peer_step")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    shape = SHAPES[options.shape]
     sides = {
-        "ours": Ours(options.program, shape, options.dropout, options.threads),
-        "peft": Peft(shape, options.dropout),
+        "ours": Ours(options.program, options.shape, options.dropout, options.threads),
+        "peft": Peft(options.shape, options.dropout),
     }
     turns = [(side, variant) for side in sides for variant in VARIANTS]
     times = {turn: [] for turn in turns}
