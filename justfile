@@ -38,6 +38,11 @@ test: setup
 bench *ARGS: setup
     cargo bench -p adalora-benches --bench '*' -- "$@"
 
+# Time our training step beside PEFT's: just bench-peers --threads 1; see reference/peers/README.md
+bench-peers *ARGS: setup
+    cargo build --release -p adalora-benches --bin peer_step
+    reference/python.sh reference/peers/step.py "$@"
+
 # Check formatting, lints and documentation; a warning is an error
 lint: setup
     cargo fmt --all --check
