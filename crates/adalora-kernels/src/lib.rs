@@ -16,4 +16,7 @@ pub mod adamw;
 pub mod clip;
 mod host;
 pub mod orthogonality;
+pub mod rows;
+pub mod selection;
 pub mod smoothing;
+pub mod triplets;

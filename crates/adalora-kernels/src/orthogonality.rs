@@ -12,16 +12,7 @@
 
 use tch::{Kind, Tensor};
 
-/// Where a factor lies in the flat buffer: `rows * cols` values from `offset`, row by row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Factor {
-    /// First value.
-    pub offset: usize,
-    /// Vectors, one for each triplet; may be 0.
-    pub rows: usize,
-    /// Length of a vector.
-    pub cols: usize,
-}
+use crate::rows::Rows;
 
 /// How the residuals of all factors are joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,16 +23,15 @@ pub enum Join {
     MeanOfNorms,
 }
 
-impl Factor {
-    fn view(&self, flat: &Tensor) -> Tensor {
-        flat.narrow(0, self.offset as i64, (self.rows * self.cols) as i64)
-            .view([self.rows as i64, self.cols as i64])
-    }
+/// Adds `weight * dR/dA` of every factor to `grad` and returns `R`, a scalar on the same device (without `weight`).
+pub fn add_gradient(param: &Tensor, grad: &Tensor, rows: &Rows, join: Join, weight: f64) -> Tensor {
+    reference(param, grad, rows, join, weight)
 }
 
-/// Adds `weight * dR/dA` of every factor to `grad` and returns `R`, a scalar on the same device (without `weight`).
-pub fn add_gradient(param: &Tensor, grad: &Tensor, factors: &[Factor], join: Join, weight: f64) -> Tensor {
+/// [`add_gradient`] in plain tensor operations, on any device.
+pub fn reference(param: &Tensor, grad: &Tensor, rows: &Rows, join: Join, weight: f64) -> Tensor {
     let _guard = tch::no_grad_guard();
+    let factors = rows.factors();
     let mut value = Tensor::zeros([], (Kind::Float, param.device()));
     let share = 1.0 / factors.len() as f64;
     for factor in factors.iter().filter(|factor| factor.rows > 0) {
@@ -69,15 +59,13 @@ pub fn add_gradient(param: &Tensor, grad: &Tensor, factors: &[Factor], join: Joi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::Factor;
     use approx::assert_relative_eq;
     use tch::Device;
 
-    fn factors() -> [Factor; 3] {
-        [
-            Factor { offset: 0, rows: 3, cols: 5 },
-            Factor { offset: 15, rows: 0, cols: 4 },
-            Factor { offset: 15, rows: 2, cols: 7 },
-        ]
+    fn rows() -> Rows {
+        let factor = |offset, rows, cols, first| Factor { offset, rows, cols, first };
+        Rows::new(vec![factor(0, 3, 5, 0), factor(15, 0, 4, 3), factor(15, 2, 7, 3)], 29..29, vec![3, 0, 2])
     }
 
     #[test]
@@ -86,14 +74,14 @@ mod tests {
         for join in [Join::SumOfSquares, Join::MeanOfNorms] {
             let param = Tensor::randn([29], (Kind::Float, Device::Cpu)).set_requires_grad(true);
             let grad = Tensor::zeros([29], (Kind::Float, Device::Cpu));
-            let value = add_gradient(&param.detach(), &grad, &factors(), join, 0.3);
+            let value = add_gradient(&param.detach(), &grad, &rows(), join, 0.3);
             let expected = {
                 let square = |factor: &Factor| {
                     let a = factor.view(&param);
                     let eye = Tensor::eye(factor.rows as i64, (Kind::Float, Device::Cpu));
                     (a.matmul(&a.tr()) - eye).square().sum(Kind::Float)
                 };
-                let live = [square(&factors()[0]), square(&factors()[2])];
+                let live = [square(&rows().factors()[0]), square(&rows().factors()[2])];
                 match join {
                     Join::SumOfSquares => &live[0] + &live[1],
                     Join::MeanOfNorms => (live[0].sqrt() + live[1].sqrt()) / 3.0,
@@ -108,10 +96,10 @@ mod tests {
 
     #[test]
     fn an_orthonormal_factor_has_no_gradient() {
-        let factor = [Factor { offset: 0, rows: 2, cols: 2 }];
+        let rows = Rows::new(vec![Factor { offset: 0, rows: 2, cols: 2, first: 0 }], 4..4, vec![2]);
         let param = Tensor::from_slice(&[1f32, 0.0, 0.0, 1.0]);
         let grad = Tensor::zeros([4], (Kind::Float, Device::Cpu));
-        let value = add_gradient(&param, &grad, &factor, Join::MeanOfNorms, 0.1);
+        let value = add_gradient(&param, &grad, &rows, Join::MeanOfNorms, 0.1);
         assert_eq!(value.double_value(&[]), 0.0);
         assert_eq!(Vec::<f32>::try_from(grad).unwrap(), [0.0; 4]);
     }

@@ -14,6 +14,8 @@ use rayon::prelude::*;
 use tch::Tensor;
 
 use crate::host;
+use crate::rows::Rows;
+use crate::triplets;
 
 /// Updates both averages in place. All tensors are flat and of one length; `param` and `grad` are only read.
 pub fn smooth(
@@ -46,6 +48,38 @@ pub fn reference(
     let deviation = (now - &*sensitivity).abs();
     let _ = uncertainty.g_mul_scalar_(beta2);
     *uncertainty += deviation * (1.0 - beta2);
+}
+
+/// [`smooth`], and with the averages still at hand the importance of each triplet from their product: sets `score`,
+/// `(triplets,)`, to [`triplets::mean`] of `sensitivity * uncertainty`. The flat tensors have `rows.entries()` values.
+#[expect(clippy::too_many_arguments)]
+pub fn smooth_and_score(
+    sensitivity: &mut Tensor,
+    uncertainty: &mut Tensor,
+    score: &mut Tensor,
+    param: &Tensor,
+    grad: &Tensor,
+    beta1: f64,
+    beta2: f64,
+    rows: &Rows,
+) {
+    score_reference(sensitivity, uncertainty, score, param, grad, beta1, beta2, rows);
+}
+
+/// [`smooth_and_score`] in plain tensor operations, on any device.
+#[expect(clippy::too_many_arguments)]
+pub fn score_reference(
+    sensitivity: &mut Tensor,
+    uncertainty: &mut Tensor,
+    score: &mut Tensor,
+    param: &Tensor,
+    grad: &Tensor,
+    beta1: f64,
+    beta2: f64,
+    rows: &Rows,
+) {
+    reference(sensitivity, uncertainty, param, grad, beta1, beta2);
+    score.copy_(&triplets::reference(&(&*sensitivity * &*uncertainty), rows));
 }
 
 fn on_host(

@@ -103,7 +103,7 @@ impl<'a> Trainer<'a> {
         encoder.attach(&plan.places, arena.adapters(spec.adapter.alpha() / spec.adapter.rank() as f64));
         let head = Head::new(&arena, classifier_dropout);
 
-        let orthogonality = spec.orthogonality.map(|form| Orthogonality::new(form, arena.layout()));
+        let orthogonality = spec.orthogonality.map(Orthogonality::new);
         let allocator = spec.importance.as_ref().zip(plan.schedule.clone()).map(|(importance, schedule)| {
             let metric = importance.start(&Start { layout: arena.layout(), device, seed });
             RankAllocator::new(metric, schedule, &arena)
@@ -302,11 +302,11 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     ///
-    /// If it has more or fewer.
-    pub fn check_budget(&self) -> Result<(), TrainError> {
-        let Some(allocator) = &self.allocator else { return Ok(()) };
-        let (live, nonzero, budget) =
-            (allocator.pattern().live_count(), self.nonzero(), allocator.schedule().target());
+    /// If it has more or fewer, or the last allocation had no importance to go by.
+    pub fn check_budget(&mut self) -> Result<(), TrainError> {
+        let nonzero = self.nonzero();
+        let Some(allocator) = &mut self.allocator else { return Ok(()) };
+        let (live, budget) = (allocator.pattern()?.live_count(), allocator.schedule().target());
         if live == budget && nonzero <= budget {
             Ok(())
         } else {
@@ -320,18 +320,26 @@ impl<'a> Trainer<'a> {
     }
 
     /// Live triplets of each adapter: all, until a pattern is chosen.
-    pub fn ranks(&self) -> Vec<usize> {
-        match &self.allocator {
-            Some(allocator) => allocator.pattern().ranks(),
-            None => self.arena.layout().ranks(),
+    ///
+    /// # Errors
+    ///
+    /// If the last allocation had no importance to go by.
+    pub fn ranks(&mut self) -> Result<Vec<usize>, TrainError> {
+        match &mut self.allocator {
+            Some(allocator) => Ok(allocator.pattern()?.ranks()),
+            None => Ok(self.arena.layout().ranks()),
         }
     }
 
     /// One flag for each triplet, adapters one after another.
-    pub fn live(&self) -> Vec<bool> {
-        match &self.allocator {
-            Some(allocator) => allocator.pattern().live().to_vec(),
-            None => vec![true; self.arena.layout().triplet_count()],
+    ///
+    /// # Errors
+    ///
+    /// If the last allocation had no importance to go by.
+    pub fn live(&mut self) -> Result<Vec<bool>, TrainError> {
+        match &mut self.allocator {
+            Some(allocator) => Ok(allocator.pattern()?.live().to_vec()),
+            None => Ok(vec![true; self.arena.layout().triplet_count()]),
         }
     }
 

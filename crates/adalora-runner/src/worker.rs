@@ -179,7 +179,7 @@ fn train(
         if end || step.is_multiple_of(job.spec.train.record_every) {
             let record = trainer.record(seconds())?;
             folder.log(&LogRecord::Train(record.clone()))?;
-            folder.ranks(step, &trainer.ranks())?;
+            folder.ranks(step, &trainer.ranks()?)?;
             folder.status(&Status::Running { step })?;
             if tell(&Event::Trained(record)).is_err() {
                 return Ok(Outcome::Interrupted);
@@ -205,8 +205,8 @@ fn train(
     trainer.check_budget()?;
     save_adapter(job, plan, trainer, folder)?;
     let last = last.expect("a run has a step, and ends with an evaluation");
-    let live = trainer.live();
-    let ranks = trainer.ranks();
+    let live = trainer.live()?;
+    let ranks = trainer.ranks()?;
     let of_planted = |site: &adalora::Site| plan.planted.contains(&site.path);
     let planted = match &job.spec.task {
         // Without a budget nothing was chosen, so that nothing can have been found.
@@ -246,7 +246,7 @@ fn train(
     Ok(Outcome::Finished)
 }
 
-fn save_adapter(job: &Job, plan: &Plan, trainer: &Trainer, folder: &RunFolder) -> Result<()> {
+fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &RunFolder) -> Result<()> {
     let base_model = match &job.spec.model {
         ModelSpec::Pretrained(model) => model.checkpoint.clone(),
         ModelSpec::Random(_) => "random".into(),
@@ -261,12 +261,8 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &Trainer, folder: &RunFolder) -
         alpha: job.spec.adapter.alpha(),
         total_steps: plan.total_steps,
     };
-    Ok(adalora_adapter::store::save(
-        &folder.path().join("adapter"),
-        trainer.arena(),
-        &trainer.live(),
-        &description,
-    )?)
+    let live = trainer.live()?;
+    Ok(adalora_adapter::store::save(&folder.path().join("adapter"), trainer.arena(), &live, &description)?)
 }
 
 fn notes(dataset: &Dataset, drawn: &[String]) -> Vec<String> {
