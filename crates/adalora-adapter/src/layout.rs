@@ -1,10 +1,12 @@
 //! Where each adapter's parameters lie in the flat buffers.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use adalora_kernels::orthogonality::Factor;
+use adalora_kernels::rows::{Factor, Rows};
+use adalora_kernels::triplets;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// The form of all adapters of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,11 +38,8 @@ pub struct Site {
 pub struct Layout {
     form: Form,
     sites: Vec<Site>,
-    /// Offset of `Q` of each adapter.
-    starts: Vec<usize>,
-    /// First triplet of each adapter, and the number of all triplets at the end.
-    triplets: Vec<usize>,
-    lambda_start: usize,
+    /// `Q` and `P` of each adapter, one adapter after another. Shared: the tables may have a copy on a device.
+    rows: Arc<Rows>,
 }
 
 /// The entries of one adapter as shaped views.
@@ -57,15 +56,18 @@ pub struct Triplets {
 impl Layout {
     /// Lays the adapters out in the order given, which is the order of everything that is listed by adapter.
     pub fn new(form: Form, sites: Vec<Site>) -> Self {
-        let (mut starts, mut triplets) = (Vec::new(), vec![0]);
-        let (mut offset, mut count) = (0, 0);
-        for site in &sites {
-            starts.push(offset);
-            offset += site.rank * (site.d_in + site.d_out);
-            count += site.rank;
-            triplets.push(count);
+        let (mut factors, mut offset, mut first) = (Vec::new(), 0, 0);
+        for &Site { d_in, d_out, rank, .. } in &sites {
+            for cols in [d_in, d_out] {
+                factors.push(Factor { offset, rows: rank, cols, first });
+                offset += rank * cols;
+            }
+            first += rank;
         }
-        Self { form, sites, starts, triplets, lambda_start: offset }
+        let lambda = if form == Form::Svd { first } else { 0 };
+        let ranks = sites.iter().map(|site| site.rank).collect();
+        let rows = Arc::new(Rows::new(factors, offset..offset + lambda, ranks));
+        Self { form, sites, rows }
     }
 
     /// SVD or LoRA.
@@ -85,7 +87,7 @@ impl Layout {
 
     /// Triplets over all adapters.
     pub fn triplet_count(&self) -> usize {
-        self.triplets[self.sites.len()]
+        self.rows.triplets()
     }
 
     /// Initial rank of each adapter.
@@ -95,23 +97,23 @@ impl Layout {
 
     /// Triplets of one adapter among all.
     pub fn triplet_range(&self, adapter: usize) -> Range<usize> {
-        self.triplets[adapter]..self.triplets[adapter + 1]
+        let [q, _] = self.factors(adapter);
+        q.first..q.first + q.rows
     }
 
     /// Values of the adapter part.
     pub fn entries(&self) -> usize {
-        self.lambda_range().end
+        self.rows.entries()
     }
 
     /// Where `P` and `Q` of all adapters lie.
     pub fn factor_range(&self) -> Range<usize> {
-        0..self.lambda_start
+        0..self.rows.lambda().start
     }
 
     /// Where the lambda of all adapters lie; empty for LoRA.
     pub fn lambda_range(&self) -> Range<usize> {
-        let count = if self.form == Form::Svd { self.triplet_count() } else { 0 };
-        self.lambda_start..self.lambda_start + count
+        self.rows.lambda()
     }
 
     /// Parameters of one live triplet of each adapter: `d_in + d_out`, and one more for lambda.
@@ -122,12 +124,13 @@ impl Layout {
 
     /// `Q` and `P` of one adapter in the flat buffer.
     pub fn factors(&self, adapter: usize) -> [Factor; 2] {
-        let Site { d_in, d_out, rank, .. } = self.sites[adapter];
-        let q = self.starts[adapter];
-        [
-            Factor { offset: q, rows: rank, cols: d_in },
-            Factor { offset: q + rank * d_in, rows: rank, cols: d_out },
-        ]
+        let own = &self.rows.factors()[2 * adapter..][..2];
+        [own[0], own[1]]
+    }
+
+    /// Which value of the adapter part belongs to which triplet, as the kernels want it.
+    pub fn rows(&self) -> &Rows {
+        &self.rows
     }
 
     /// The layout that is left when only the triplets with a flag in `live` are kept, and where in this one its entries
@@ -157,15 +160,10 @@ impl Layout {
 
     /// Shaped views of one adapter's part of `entries`, a flat tensor of at least [`entries`](Self::entries) values.
     pub fn triplets(&self, entries: &Tensor, adapter: usize) -> Triplets {
-        let view = |factor: Factor| {
-            let (rows, cols) = (factor.rows as i64, factor.cols as i64);
-            entries.narrow(0, factor.offset as i64, rows * cols).view([rows, cols])
-        };
         let [q, p] = self.factors(adapter);
-        let range = self.triplet_range(adapter);
-        let lambda = (self.form == Form::Svd)
-            .then(|| entries.narrow(0, (self.lambda_start + range.start) as i64, range.len() as i64));
-        Triplets { q: view(q), p: view(p), lambda }
+        let lambda =
+            (self.form == Form::Svd).then(|| self.lambda(entries).narrow(0, q.first as i64, q.rows as i64));
+        Triplets { q: q.view(entries), p: p.view(entries), lambda }
     }
 
     /// The lambda entries alone, `(triplets,)`; empty for LoRA.
@@ -177,27 +175,14 @@ impl Layout {
     /// For each triplet the mean over its `Q` row plus the mean over its `P` row, plus its lambda entry:
     /// AdaLoRA (2023), equation 7, summed in the order of the authors' code. `(triplets,)`.
     pub fn triplet_mean(&self, entries: &Tensor) -> Tensor {
-        let rows: Vec<_> = (0..self.adapters())
-            .map(|adapter| {
-                let Triplets { q, p, .. } = self.triplets(entries, adapter);
-                row_mean(&q) + row_mean(&p)
-            })
-            .collect();
-        let means = Tensor::cat(&rows, 0);
-        match self.form {
-            Form::Svd => means + self.lambda(entries),
-            Form::Lora => means,
-        }
+        triplets::mean(entries, &self.rows)
     }
-}
-
-fn row_mean(rows: &Tensor) -> Tensor {
-    rows.mean_dim(1i64, false, Kind::Float)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Kind;
 
     fn ragged(form: Form) -> Layout {
         let site = |path: &str, d_in, d_out, rank| Site { path: path.into(), d_in, d_out, rank };

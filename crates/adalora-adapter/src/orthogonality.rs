@@ -1,11 +1,10 @@
 //! The regularizer that keeps the rows of each factor near orthonormal.
 
-use adalora_kernels::orthogonality::{Factor, Join, add_gradient};
+use adalora_kernels::orthogonality::{Join, add_gradient};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::arena::Arena;
-use crate::layout::Layout;
 
 /// `[orthogonality.sum-of-squares]` and `[orthogonality.mean-of-norms]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -29,28 +28,23 @@ pub struct Weight {
 /// The regularizer over all factors of an arena.
 #[derive(Debug)]
 pub struct Orthogonality {
-    factors: Vec<Factor>,
     join: Join,
     gamma: f64,
 }
 
 impl Orthogonality {
     /// The regularizer in the given form.
-    pub fn new(form: OrthogonalityForm, layout: &Layout) -> Self {
+    pub fn new(form: OrthogonalityForm) -> Self {
         let (join, gamma) = match form {
             OrthogonalityForm::SumOfSquares(weight) => (Join::SumOfSquares, weight.gamma),
             OrthogonalityForm::MeanOfNorms(weight) => (Join::MeanOfNorms, weight.gamma),
         };
-        Self {
-            factors: (0..layout.adapters()).flat_map(|adapter| layout.factors(adapter)).collect(),
-            join,
-            gamma,
-        }
+        Self { join, gamma }
     }
 
     /// Adds the gradient to the arena's, in closed form, and returns `R` without `gamma`, a scalar on the arena's
     /// device.
     pub fn add_gradient(&self, arena: &Arena) -> Tensor {
-        add_gradient(arena.param(), arena.grad(), &self.factors, self.join, self.gamma)
+        add_gradient(arena.param(), arena.grad(), arena.layout().rows(), self.join, self.gamma)
     }
 }

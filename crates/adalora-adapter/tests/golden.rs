@@ -99,8 +99,7 @@ fn orthogonality_in_both_forms() {
                 views.p.copy_(&tensors[&format!("{name}.{}.b", site.path)].tr());
             }
             arena.zero_grad();
-            let value =
-                gamma * Orthogonality::new(spec, arena.layout()).add_gradient(&arena).double_value(&[]);
+            let value = gamma * Orthogonality::new(spec).add_gradient(&arena).double_value(&[]);
             let expected = case[form].as_f64().unwrap();
             assert!(
                 (value - expected).abs() <= 2e-6 * expected.max(1.0),

@@ -29,6 +29,16 @@ impl RankPattern {
         Self { initial: initial.to_vec(), live: vec![true; initial.iter().sum()] }
     }
 
+    /// The pattern of these flags, adapters one after another.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one flag for each triplet.
+    pub fn new(initial: &[usize], live: Vec<bool>) -> Self {
+        assert_eq!(live.len(), initial.iter().sum::<usize>(), "one flag for each triplet");
+        Self { initial: initial.to_vec(), live }
+    }
+
     /// The `budget` triplets of the largest importance, over all adapters; first the `min_r` best of each adapter,
     /// where it has so many.
     ///

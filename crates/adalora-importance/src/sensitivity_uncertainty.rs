@@ -1,8 +1,8 @@
 //! The paper's importance: smoothed sensitivity times smoothed uncertainty.
 
-use adalora_kernels::smoothing::smooth;
+use adalora_kernels::smoothing::{smooth, smooth_and_score};
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::{BetaError, ImportanceMetric, Observation, Start, check_betas};
 
@@ -29,15 +29,22 @@ impl SensitivityUncertainty {
     }
 
     pub(crate) fn start(&self, start: &Start) -> Running {
+        let triplets = start.layout.triplet_count() as i64;
+        Running {
+            averages: self.averages(start),
+            importance: Tensor::zeros([triplets], (Kind::Float, start.device)),
+        }
+    }
+
+    pub(crate) fn averages(&self, start: &Start) -> Averages {
         let (sensitivity, uncertainty) = (start.zeros(), start.zeros());
-        Running { beta1: self.beta1, beta2: self.beta2, sensitivity, uncertainty }
+        Averages { beta1: self.beta1, beta2: self.beta2, sensitivity, uncertainty }
     }
 }
 
-/// The two running averages, element by element; also what [`Uncertainty`](crate::Uncertainty) and
-/// [`Inverse`](crate::Inverse) are made from.
+/// The two running averages, element by element.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct Averages {
     beta1: f64,
     beta2: f64,
     /// Shape `(entries,)`.
@@ -46,17 +53,39 @@ pub(crate) struct Running {
     pub(crate) uncertainty: Tensor,
 }
 
-impl ImportanceMetric for Running {
-    fn observe(&mut self, seen: &Observation) {
+impl Averages {
+    pub(crate) fn observe(&mut self, seen: &Observation) {
         smooth(&mut self.sensitivity, &mut self.uncertainty, seen.param, seen.grad, self.beta1, self.beta2);
     }
 
-    /// `s = I-bar * U-bar` for each entry, then equation 7.
-    fn importance(&self, seen: &Observation) -> Tensor {
-        seen.layout.triplet_mean(&(&self.sensitivity * &self.uncertainty))
+    pub(crate) fn state(&mut self) -> Vec<(&'static str, &mut Tensor)> {
+        vec![("sensitivity", &mut self.sensitivity), ("uncertainty", &mut self.uncertainty)]
+    }
+}
+
+/// The averages and what they come to; [`Inverse`](crate::Inverse) is made from it too.
+#[derive(Debug)]
+pub(crate) struct Running {
+    averages: Averages,
+    /// Shape `(triplets,)`: `s = I-bar * U-bar` for each entry, then equation 7.
+    importance: Tensor,
+}
+
+impl ImportanceMetric for Running {
+    /// One pass, which leaves the importance as well: an allocation then has nothing to compute.
+    fn observe(&mut self, seen: &Observation) {
+        let Averages { beta1, beta2, sensitivity, uncertainty } = &mut self.averages;
+        let (score, rows) = (&mut self.importance, seen.layout.rows());
+        smooth_and_score(sensitivity, uncertainty, score, seen.param, seen.grad, *beta1, *beta2, rows);
+    }
+
+    fn importance(&self, _seen: &Observation) -> Tensor {
+        self.importance.copy()
     }
 
     fn state(&mut self) -> Vec<(&'static str, &mut Tensor)> {
-        vec![("sensitivity", &mut self.sensitivity), ("uncertainty", &mut self.uncertainty)]
+        let mut state = self.averages.state();
+        state.push(("importance", &mut self.importance));
+        state
     }
 }

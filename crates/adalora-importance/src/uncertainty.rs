@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::sensitivity_uncertainty::{Running, SensitivityUncertainty};
+use crate::sensitivity_uncertainty::{Averages, SensitivityUncertainty};
 use crate::{BetaError, ImportanceMetric, Observation, Start};
 
 /// `[importance.uncertainty]`
@@ -17,12 +17,12 @@ impl Uncertainty {
     }
 
     pub(crate) fn start(&self, start: &Start) -> OnlyUncertainty {
-        OnlyUncertainty(self.0.start(start))
+        OnlyUncertainty(self.0.averages(start))
     }
 }
 
 #[derive(Debug)]
-pub(crate) struct OnlyUncertainty(Running);
+pub(crate) struct OnlyUncertainty(Averages);
 
 impl ImportanceMetric for OnlyUncertainty {
     fn observe(&mut self, seen: &Observation) {

@@ -98,11 +98,16 @@ fn on_host(
         let exp_avg = exp_avg[range.clone()].par_chunks_mut(host::CHUNK);
         let exp_avg_sq = exp_avg_sq[range.clone()].par_chunks_mut(host::CHUNK);
         (param, grad, exp_avg, exp_avg_sq).into_par_iter().for_each(|(param, grad, exp_avg, exp_avg_sq)| {
-            for (((w, g), m), v) in param.iter_mut().zip(grad).zip(exp_avg).zip(exp_avg_sq) {
-                *m += take1 * (g - *m);
-                *v = keep2 * *v + take2 * (g * g);
-                *w = *w * shrink - rate * (*m / (v.sqrt() / root + eps));
-            }
+            host::vectorised(
+                #[inline(always)]
+                || {
+                    for (((w, g), m), v) in param.iter_mut().zip(grad).zip(exp_avg).zip(exp_avg_sq) {
+                        *m += take1 * (g - *m);
+                        *v = keep2 * *v + take2 * (g * g);
+                        *w = *w * shrink - rate * (*m / (v.sqrt() / root + eps));
+                    }
+                },
+            );
         });
     }
 }
@@ -110,25 +115,23 @@ fn on_host(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{normal, on_any_threads, values};
     use approx::assert_relative_eq;
-    use tch::{Device, Kind};
 
     #[test]
     fn one_pass_equals_the_reference() {
-        tch::manual_seed(2);
         let len = host::CHUNK + 77;
-        let flat = || Tensor::randn([len as i64], (Kind::Float, Device::Cpu));
         let decay = [(0..100, 0.1), (100..100, 0.3), (100..len, 0.0)];
-        let (mut a, mut m, mut v) = (flat(), flat() * 0.1, flat().square());
-        let (mut a0, mut m0, mut v0) = (a.copy(), m.copy(), v.copy());
-        for count in 1..=3 {
-            let grad = flat();
-            let update = Update { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, count };
-            step(&mut a, &grad, &mut m, &mut v, &decay, update);
-            reference(&mut a0, &grad, &mut m0, &mut v0, &decay, update);
-        }
-        for (got, expected) in [(a, a0), (m, m0), (v, v0)] {
-            let (got, expected) = (host::slice(&got), host::slice(&expected));
+        let run = |reference: bool| {
+            let (mut w, mut m, mut v) = (normal(1, len), normal(2, len) * 0.1, normal(3, len).square());
+            for count in 1..=3 {
+                let update = Update { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, count };
+                let of = if reference { self::reference } else { step };
+                of(&mut w, &normal(10 + count, len), &mut m, &mut v, &decay, update);
+            }
+            [w, m, v].map(|tensor| values(&tensor))
+        };
+        for (got, expected) in on_any_threads(|| run(false)).iter().zip(&run(true)) {
             for (got, expected) in got.iter().zip(expected) {
                 assert_relative_eq!(got, expected, max_relative = 1e-5, epsilon = 1e-7);
             }

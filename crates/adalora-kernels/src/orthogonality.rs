@@ -10,18 +10,13 @@
 //! The first is AdaLoRA (2023), equation 4; the second is what the authors' code and PEFT compute. Where `||M||` is
 //! exactly 0 the gradient of the second is 0. Masked triplets take part, as in both codes.
 
+mod tiles;
+
+use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-/// Where a factor lies in the flat buffer: `rows * cols` values from `offset`, row by row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Factor {
-    /// First value.
-    pub offset: usize,
-    /// Vectors, one for each triplet; may be 0.
-    pub rows: usize,
-    /// Length of a vector.
-    pub cols: usize,
-}
+use crate::host;
+use crate::rows::{Factor, Rows};
 
 /// How the residuals of all factors are joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,16 +27,21 @@ pub enum Join {
     MeanOfNorms,
 }
 
-impl Factor {
-    fn view(&self, flat: &Tensor) -> Tensor {
-        flat.narrow(0, self.offset as i64, (self.rows * self.cols) as i64)
-            .view([self.rows as i64, self.cols as i64])
+/// Adds `weight * dR/dA` of every factor to `grad` and returns `R`, a scalar on the same device (without `weight`).
+pub fn add_gradient(param: &Tensor, grad: &Tensor, rows: &Rows, join: Join, weight: f64) -> Tensor {
+    if host::all_on_host(&[param, grad]) {
+        // The gradient's values change through another handle on its storage.
+        let (mut grad, param) = (grad.shallow_clone(), host::slice(param));
+        Tensor::from(on_host(param, host::slice_mut(&mut grad), rows.factors(), join, weight))
+    } else {
+        reference(param, grad, rows, join, weight)
     }
 }
 
-/// Adds `weight * dR/dA` of every factor to `grad` and returns `R`, a scalar on the same device (without `weight`).
-pub fn add_gradient(param: &Tensor, grad: &Tensor, factors: &[Factor], join: Join, weight: f64) -> Tensor {
+/// [`add_gradient`] in plain tensor operations, on any device.
+pub fn reference(param: &Tensor, grad: &Tensor, rows: &Rows, join: Join, weight: f64) -> Tensor {
     let _guard = tch::no_grad_guard();
+    let factors = rows.factors();
     let mut value = Tensor::zeros([], (Kind::Float, param.device()));
     let share = 1.0 / factors.len() as f64;
     for factor in factors.iter().filter(|factor| factor.rows > 0) {
@@ -66,53 +66,96 @@ pub fn add_gradient(param: &Tensor, grad: &Tensor, factors: &[Factor], join: Joi
     value
 }
 
+fn on_host(param: &[f32], mut grad: &mut [f32], factors: &[Factor], join: Join, weight: f64) -> f32 {
+    let share = 1.0 / factors.len().max(1) as f64;
+    let grads: Vec<&mut [f32]> = factors
+        .iter()
+        .map(|factor| grad.split_off_mut(..factor.range().len()).expect("a gradient for each parameter"))
+        .collect();
+    let scale = |square: f64| match join {
+        Join::SumOfSquares => 4.0 * weight,
+        Join::MeanOfNorms if square == 0.0 => 0.0,
+        Join::MeanOfNorms => 2.0 * weight * share / square.sqrt(),
+    };
+    let terms = factors.par_iter().zip(grads).filter(|(factor, _)| factor.rows > 0);
+    let squares: Vec<f64> = terms
+        .map(|(factor, grad)| {
+            let &Factor { cols, .. } = factor;
+            tiles::Term { factor: &param[factor.range()], cols, grad, scale }.run()
+        })
+        .collect();
+    let value: f64 = match join {
+        Join::SumOfSquares => squares.iter().sum(),
+        Join::MeanOfNorms => squares.iter().map(|square| square.sqrt()).sum::<f64>() * share,
+    };
+    value as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{assert_near, normal, on_any_threads, rows, shapes, values};
     use approx::assert_relative_eq;
     use tch::Device;
 
-    fn factors() -> [Factor; 3] {
-        [
-            Factor { offset: 0, rows: 3, cols: 5 },
-            Factor { offset: 15, rows: 0, cols: 4 },
-            Factor { offset: 15, rows: 2, cols: 7 },
-        ]
-    }
+    /// Both functions.
+    type AddGradient = fn(&Tensor, &Tensor, &Rows, Join, f64) -> Tensor;
+    const BOTH: [AddGradient; 2] = [add_gradient, reference];
 
     #[test]
     fn closed_form_equals_autograd() {
-        tch::manual_seed(3);
-        for join in [Join::SumOfSquares, Join::MeanOfNorms] {
-            let param = Tensor::randn([29], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-            let grad = Tensor::zeros([29], (Kind::Float, Device::Cpu));
-            let value = add_gradient(&param.detach(), &grad, &factors(), join, 0.3);
-            let expected = {
-                let square = |factor: &Factor| {
-                    let a = factor.view(&param);
-                    let eye = Tensor::eye(factor.rows as i64, (Kind::Float, Device::Cpu));
-                    (a.matmul(&a.tr()) - eye).square().sum(Kind::Float)
-                };
-                let live = [square(&factors()[0]), square(&factors()[2])];
-                match join {
-                    Join::SumOfSquares => &live[0] + &live[1],
-                    Join::MeanOfNorms => (live[0].sqrt() + live[1].sqrt()) / 3.0,
-                }
+        let rows = rows(&[(5, 7, 3), (4, 4, 0), (16, 2, 2)], false);
+        let len = rows.entries();
+        for (join, add) in
+            [Join::SumOfSquares, Join::MeanOfNorms].into_iter().flat_map(|join| BOTH.map(|add| (join, add)))
+        {
+            let param = normal(3, len).set_requires_grad(true);
+            let grad = normal(4, len);
+            let value = add(&param.detach(), &grad, &rows, join, 0.3);
+            let square = |factor: &Factor| {
+                let a = factor.view(&param);
+                let eye = Tensor::eye(factor.rows as i64, (Kind::Float, Device::Cpu));
+                (a.matmul(&a.tr()) - eye).square().sum(Kind::Float)
+            };
+            let squares = rows.factors().iter().filter(|factor| factor.rows > 0).map(square);
+            let expected: Tensor = match join {
+                Join::SumOfSquares => squares.sum(),
+                Join::MeanOfNorms => squares.map(|square| square.sqrt()).sum::<Tensor>() / 6.0,
             };
             (&expected * 0.3).backward();
             assert_relative_eq!(value.double_value(&[]), expected.double_value(&[]), max_relative = 1e-6);
-            let difference = (grad - param.grad()).abs().max().double_value(&[]);
-            assert!(difference < 1e-6, "{join:?} differs by {difference}");
+            // Added to what was there.
+            assert_near(&(grad - normal(4, len)), &param.grad(), 1e-6, &format!("{join:?}"));
+        }
+    }
+
+    #[test]
+    fn tiles_equal_the_reference() {
+        for rows in shapes() {
+            // The buffers go on behind the adapters.
+            let len = rows.entries() + 5;
+            for join in [Join::SumOfSquares, Join::MeanOfNorms] {
+                let run = |add: fn(&Tensor, &Tensor, &Rows, Join, f64) -> Tensor| {
+                    let grad = normal(4, len);
+                    let value = add(&(normal(3, len) * 0.1), &grad, &rows, join, 0.3).double_value(&[]);
+                    (value, values(&grad))
+                };
+                let ((value, grad), (value0, grad0)) = (on_any_threads(|| run(add_gradient)), run(reference));
+                assert_relative_eq!(value, value0, max_relative = 1e-5);
+                let what = format!("{join:?}, {rows:?}");
+                assert_near(&Tensor::from_slice(&grad), &Tensor::from_slice(&grad0), 1e-5, &what);
+            }
         }
     }
 
     #[test]
     fn an_orthonormal_factor_has_no_gradient() {
-        let factor = [Factor { offset: 0, rows: 2, cols: 2 }];
+        let rows = Rows::new(vec![Factor { offset: 0, rows: 2, cols: 2, first: 0 }], 4..4, vec![2]);
         let param = Tensor::from_slice(&[1f32, 0.0, 0.0, 1.0]);
-        let grad = Tensor::zeros([4], (Kind::Float, Device::Cpu));
-        let value = add_gradient(&param, &grad, &factor, Join::MeanOfNorms, 0.1);
-        assert_eq!(value.double_value(&[]), 0.0);
-        assert_eq!(Vec::<f32>::try_from(grad).unwrap(), [0.0; 4]);
+        for add in BOTH {
+            let grad = Tensor::zeros([4], (Kind::Float, Device::Cpu));
+            assert_eq!(add(&param, &grad, &rows, Join::MeanOfNorms, 0.1).double_value(&[]), 0.0);
+            assert_eq!(values(&grad), [0.0; 4]);
+        }
     }
 }

@@ -114,7 +114,7 @@ impl<'a> Trainer<'a> {
         encoder.attach(&plan.places, arena.adapters(spec.adapter.scale()));
         let head = Head::new(&arena, classifier_dropout);
 
-        let orthogonality = spec.orthogonality.map(|form| Orthogonality::new(form, arena.layout()));
+        let orthogonality = spec.orthogonality.map(Orthogonality::new);
         let allocator = spec.importance.as_ref().zip(plan.schedule.clone()).map(|(importance, schedule)| {
             let metric = importance.start(&Start { layout: arena.layout(), device, seed });
             RankAllocator::new(metric, schedule, &arena)
@@ -192,23 +192,23 @@ impl<'a> Trainer<'a> {
         self.arena.zero_grad();
         let last_allocation = self.plan.schedule.as_ref().map(BudgetSchedule::last_allocation);
         if self.spec.train.compact && last_allocation == Some(step) {
-            self.compact();
+            self.compact()?;
         }
         self.finished += 1;
         Ok(())
     }
 
     /// Drops the triplets that are dead for good, with their moments and the metric's state. Scales stay.
-    fn compact(&mut self) {
-        let Some(allocator) = self.allocator.take() else { return };
-        let pattern = allocator.pattern().clone();
+    fn compact(&mut self) -> Result<(), TrainError> {
+        let Some(pattern) = self.pattern()?.cloned() else { return Ok(()) };
+        self.allocator = None;
         let (arena, kept) = self.arena.compact(pattern.live());
         self.optimizer.keep(&kept, &arena);
         self.encoder.attach(&self.plan.places, arena.adapters(self.spec.adapter.scale()));
         self.head = Head::new(&arena, self.classifier_dropout);
-        self.orthogonality = self.spec.orthogonality.map(|form| Orthogonality::new(form, arena.layout()));
         self.arena = arena;
         self.compacted = Some(pattern);
+        Ok(())
     }
 
     fn observe(&mut self, when: Weights, step: usize, seen: Option<&Tensor>) {
@@ -333,10 +333,11 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     ///
-    /// If it has more or fewer.
-    pub fn check_budget(&self) -> Result<(), TrainError> {
-        let (Some(schedule), Some(pattern)) = (&self.plan.schedule, self.pattern()) else { return Ok(()) };
-        let (live, nonzero, budget) = (pattern.live_count(), self.nonzero(), schedule.target());
+    /// If it has more or fewer, or the last allocation had no importance to go by.
+    pub fn check_budget(&mut self) -> Result<(), TrainError> {
+        let nonzero = self.nonzero();
+        let Some(budget) = self.plan.schedule.as_ref().map(BudgetSchedule::target) else { return Ok(()) };
+        let live = self.ranks()?.iter().sum();
         if live == budget && nonzero <= budget {
             Ok(())
         } else {
@@ -350,21 +351,35 @@ impl<'a> Trainer<'a> {
     }
 
     /// The triplets that the last allocation kept; `None` where ranks are fixed.
-    pub fn pattern(&self) -> Option<&RankPattern> {
-        self.compacted.as_ref().or(self.allocator.as_ref().map(RankAllocator::pattern))
+    fn pattern(&mut self) -> Result<Option<&RankPattern>, TrainError> {
+        match (&self.compacted, &mut self.allocator) {
+            (Some(pattern), _) => Ok(Some(pattern)),
+            (None, Some(allocator)) => Ok(Some(allocator.pattern()?)),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Live triplets of each adapter: all, until a pattern is chosen.
-    pub fn ranks(&self) -> Vec<usize> {
-        self.pattern().map_or_else(|| self.plan.layout.ranks(), RankPattern::ranks)
+    ///
+    /// # Errors
+    ///
+    /// If the last allocation had no importance to go by.
+    pub fn ranks(&mut self) -> Result<Vec<usize>, TrainError> {
+        let initial = self.plan.layout.ranks();
+        Ok(self.pattern()?.map_or(initial, RankPattern::ranks))
     }
 
     /// A copy of the trained parameters without dead triplets, and which triplets live.
-    pub fn adapter(&self) -> (Arena, RankPattern) {
-        let pattern = self.pattern().cloned().unwrap_or_else(|| RankPattern::full(&self.plan.layout.ranks()));
+    ///
+    /// # Errors
+    ///
+    /// If the last allocation had no importance to go by.
+    pub fn adapter(&mut self) -> Result<(Arena, RankPattern), TrainError> {
+        let initial = self.plan.layout.ranks();
+        let pattern = self.pattern()?.cloned().unwrap_or_else(|| RankPattern::full(&initial));
         let all = vec![true; self.arena.layout().triplet_count()];
         let live = if self.compacted.is_some() { &all } else { pattern.live() };
-        (self.arena.compact(live).0, pattern)
+        Ok((self.arena.compact(live).0, pattern))
     }
 
     /// The dtype that the frozen encoder computes in.

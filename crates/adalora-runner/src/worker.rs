@@ -182,7 +182,7 @@ fn train(
         if end || step.is_multiple_of(job.spec.train.record_every) {
             let record = trainer.record(seconds())?;
             folder.log(&LogRecord::Train(record.clone()))?;
-            folder.ranks(step, &trainer.ranks())?;
+            folder.ranks(step, &trainer.ranks()?)?;
             folder.status(&Status::Running { step })?;
             if tell(&Event::Trained(record)).is_err() {
                 return Ok(Outcome::Interrupted);
@@ -208,7 +208,7 @@ fn train(
     trainer.check_budget()?;
     save_adapter(job, plan, trainer, folder)?;
     let last = last.expect("a run has a step, and ends with an evaluation");
-    let ranks = trainer.ranks();
+    let ranks = trainer.ranks()?;
     let of_planted = |site: &adalora::Site| plan.planted.contains(&site.path);
     let planted = match &job.spec.task {
         // Without a budget nothing was chosen, so that nothing can have been found.
@@ -248,7 +248,7 @@ fn train(
     Ok(Outcome::Finished)
 }
 
-fn save_adapter(job: &Job, plan: &Plan, trainer: &Trainer, folder: &RunFolder) -> Result<()> {
+fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &RunFolder) -> Result<()> {
     let base_model = match &job.spec.model {
         ModelSpec::Pretrained(model) => model.checkpoint.clone(),
         ModelSpec::Random(_) => "random".into(),
@@ -263,7 +263,7 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &Trainer, folder: &RunFolder) -
         alpha: job.spec.adapter.alpha(),
         total_steps: plan.total_steps,
     };
-    let (arena, pattern) = trainer.adapter();
+    let (arena, pattern) = trainer.adapter()?;
     let live: Vec<_> = pattern.by_adapter().collect();
     Ok(adalora_adapter::store::save(&folder.path().join("adapter"), &arena, &live, &description)?)
 }

@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         allocator.update(step, &arena)?;
         arena.zero_grad();
         if (step + 1) % 100 == 0 {
-            let ranks = allocator.pattern().ranks();
+            let ranks = allocator.pattern()?.ranks();
             println!("step {:3}  loss {:.5}  ranks {ranks:?}", step + 1, loss.double_value(&[]));
         }
     }

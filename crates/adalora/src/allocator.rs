@@ -1,26 +1,44 @@
 //! Which triplets live: Algorithm 1 of the paper.
 
-use adalora_adapter::Arena;
-use adalora_budget::{BudgetAction, BudgetSchedule, RankPattern, SelectionError};
+use adalora_adapter::{Arena, Layout};
+use adalora_budget::{BudgetAction, BudgetSchedule, RankPattern};
 use adalora_importance::{ImportanceMetric, Observation};
-use tch::Tensor;
+use adalora_kernels::selection::{keep_top, mask};
+use tch::{Device, Kind, Tensor};
 
 /// Shrinks the ranks of an arena's adapters along a budget.
 ///
 /// After each optimizer step it masks what the budget says: of the triplets of all adapters together, the `b(t)`
 /// most important ones keep their lambda, the others' becomes 0. `P`, `Q` and the optimizer's moments stay, so that
 /// a triplet may come back at a later allocation.
+///
+/// The choice is made where the arena lives, and nothing is read back for it: on another device than the CPU the
+/// host does not wait at an allocation.
 #[derive(Debug)]
 pub struct RankAllocator {
     metric: Box<dyn ImportanceMetric>,
     schedule: BudgetSchedule,
-    pattern: RankPattern,
-    /// `(triplets,)`, true where a triplet is masked.
+    layout: Layout,
+    /// `(triplets,)`, true where the last allocation masks a triplet.
     masked: Tensor,
-    /// Whether the last update masked anything, so that only the pattern's triplets live.
+    /// Triplets that it keeps.
+    kept: usize,
+    /// Whether the last update masked anything, so that only those live.
     masking: bool,
     /// Steps observed so far.
     observed: usize,
+    /// What `masked` says, as far as it has been read.
+    pattern: RankPattern,
+    /// The last allocation, until it is read into `pattern`.
+    unread: Option<Allocation>,
+}
+
+/// An allocation whose outcome has not been read.
+#[derive(Debug)]
+struct Allocation {
+    step: usize,
+    /// `(triplets,)`
+    importance: Tensor,
 }
 
 /// Why ranks could not be allocated.
@@ -65,9 +83,12 @@ pub enum AllocationError {
 impl RankAllocator {
     /// An allocator for the adapters of `arena`, all of whose triplets live.
     pub fn new(metric: Box<dyn ImportanceMetric>, schedule: BudgetSchedule, arena: &Arena) -> Self {
-        let pattern = RankPattern::full(&arena.layout().ranks());
-        let masked = mask(&pattern, arena);
-        Self { metric, schedule, pattern, masked, masking: false, observed: 0 }
+        let layout = arena.layout().clone();
+        let triplets = layout.triplet_count();
+        let masked = Tensor::zeros([triplets as i64], (Kind::Bool, arena.param().device()));
+        let pattern = RankPattern::full(&layout.ranks());
+        let (kept, masking, observed, unread) = (triplets, false, 0, None);
+        Self { metric, schedule, layout, masked, kept, masking, observed, pattern, unread }
     }
 
     /// Lets the metric see step `step` (0-based), once its gradient is in the arena. Called before the optimizer's
@@ -91,7 +112,8 @@ impl RankAllocator {
     ///
     /// # Errors
     ///
-    /// At an allocation: a step that was not observed, importance that is not finite or 0 everywhere.
+    /// At an allocation: a step that was not observed; on the CPU also importance that is not finite or 0
+    /// everywhere, which on another device [`pattern`](Self::pattern) finds when it is asked for.
     pub fn update(&mut self, step: usize, arena: &Arena) -> Result<BudgetAction, AllocationError> {
         let _guard = tch::no_grad_guard();
         let action = self.schedule.action(step);
@@ -112,36 +134,56 @@ impl RankAllocator {
         if self.observed != expected {
             return Err(AllocationError::NotObserved { step, observed: self.observed, expected });
         }
-        let layout = arena.layout();
+        let layout = &self.layout;
         let seen = Observation { param: &arena.adapter_param(), grad: &arena.adapter_grad(), layout };
-        let importance: Vec<f32> =
-            self.metric.importance(&seen).try_into().expect("an importance metric returns one f32 vector");
-        let path = |adapter: usize| layout.sites()[adapter].path.clone();
-        if importance.iter().all(|&score| score == 0.0) && !importance.is_empty() {
-            return Err(AllocationError::AllZero { step, adapter: path(0) });
+        let importance = self.metric.importance(&seen);
+        if importance.device() == Device::Cpu {
+            self.check(step, &importance)?;
         }
-        self.pattern = RankPattern::keep_top(&importance, &layout.ranks(), budget, self.schedule.min_r())
-            .map_err(|SelectionError::NotFinite { adapter, triplet }| AllocationError::NotFinite {
-                step,
-                adapter: path(adapter),
-                triplet,
-            })?;
-        self.masked = mask(&self.pattern, arena);
+        keep_top(&importance, layout.rows(), budget, self.schedule.min_r(), &mut self.masked);
+        self.kept = budget.min(layout.triplet_count());
+        self.unread = Some(Allocation { step, importance });
         Ok(())
     }
 
-    fn apply(&self, arena: &Arena) {
-        let _ = arena.layout().lambda(arena.param()).masked_fill_(&self.masked, 0.0);
+    /// Whether a choice can be made from this importance, which is read for it.
+    fn check(&self, step: usize, importance: &Tensor) -> Result<(), AllocationError> {
+        let importance: Vec<f32> =
+            importance.try_into().expect("an importance metric returns one f32 vector");
+        let path = |adapter: usize| self.layout.sites()[adapter].path.clone();
+        if importance.iter().all(|&score| score == 0.0) && !importance.is_empty() {
+            return Err(AllocationError::AllZero { step, adapter: path(0) });
+        }
+        let Some(at) = importance.iter().position(|score| !score.is_finite()) else { return Ok(()) };
+        let own = |&adapter: &usize| self.layout.triplet_range(adapter).contains(&at);
+        let adapter = (0..self.layout.adapters()).find(own).expect("each triplet has its adapter");
+        let triplet = at - self.layout.triplet_range(adapter).start;
+        Err(AllocationError::NotFinite { step, adapter: path(adapter), triplet })
     }
 
-    /// The triplets that the last allocation kept; all of them before the first.
-    pub fn pattern(&self) -> &RankPattern {
-        &self.pattern
+    fn apply(&self, arena: &Arena) {
+        mask(&mut self.layout.lambda(arena.param()), &self.masked);
+    }
+
+    /// The triplets that the last allocation kept; all of them before the first. The first call after an allocation
+    /// waits for the device.
+    ///
+    /// # Errors
+    ///
+    /// If the importance that the last allocation went by was not finite, or 0 everywhere.
+    pub fn pattern(&mut self) -> Result<&RankPattern, AllocationError> {
+        if let Some(Allocation { step, importance }) = &self.unread {
+            self.check(*step, importance)?;
+            let live = self.masked.logical_not().try_into().expect("a mask is one vector of flags");
+            self.pattern = RankPattern::new(&self.layout.ranks(), live);
+            self.unread = None;
+        }
+        Ok(&self.pattern)
     }
 
     /// Triplets that live after the last update: all of them between two allocations, the pattern's otherwise.
     pub fn live_count(&self) -> usize {
-        if self.masking { self.pattern.live_count() } else { self.pattern.live().len() }
+        if self.masking { self.kept } else { self.layout.triplet_count() }
     }
 
     /// The budget's schedule.
@@ -155,18 +197,12 @@ impl RankAllocator {
     }
 }
 
-fn mask(pattern: &RankPattern, arena: &Arena) -> Tensor {
-    let masked: Vec<bool> = pattern.live().iter().map(|live| !live).collect();
-    Tensor::from_slice(&masked).to(arena.param().device())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use adalora_adapter::{Form, Layout, Site};
+    use adalora_adapter::{Form, Site};
     use adalora_budget::{BudgetSpec, Phases};
     use adalora_importance::{ImportanceSpec, Start};
-    use tch::{Device, Kind};
 
     fn set_up(spec: ImportanceSpec, total_steps: usize) -> (RankAllocator, Arena) {
         let site = |path: &str, d_in, d_out| Site { path: path.into(), d_in, d_out, rank: 3 };
@@ -221,7 +257,7 @@ mod tests {
         }
         // Allocations at 2, 4, 6 and 8 with budgets 4, 2, 2 and 2; all live in between; held at 9.
         assert_eq!(live_counts, [6, 6, 4, 6, 2, 6, 2, 6, 2, 2]);
-        let held: Vec<_> = (0..6).filter(|&i| allocator.pattern().live()[i]).collect();
+        let held: Vec<_> = (0..6).filter(|&i| allocator.pattern().unwrap().live()[i]).collect();
         // At step 8 triplet i had the value (i + 8) % 6 + 1: the largest are 3 (6) and 2 (5).
         assert_eq!(held, [2, 3]);
     }

@@ -142,7 +142,8 @@ fn importance_budget_and_mask_of_every_step() {
                 allocator.observe(step, &arena);
             }
             if step < observed_steps {
-                for (state, values) in allocator.metric().state() {
+                // The third is the importance, which is compared below.
+                for (state, values) in allocator.metric().state().into_iter().take(2) {
                     let what = format!("{name}, step {step}, {state}");
                     assert_near(values, &recorded.entries(state, state, step), 1e-6, &what);
                 }
@@ -191,7 +192,7 @@ fn a_run_of_thirty_steps() {
         let form: OrthogonalityForm =
             serde_json::from_value(serde_json::json!({ form: { "gamma": recorded.number("gamma") } }))
                 .unwrap();
-        let orthogonality = Orthogonality::new(form, arena.layout());
+        let orthogonality = Orthogonality::new(form);
         let mut allocator = recorded.allocator(&arena);
         let decay = recorded.number("weight_decay");
         let spec = AdamWSpec {
