@@ -33,7 +33,7 @@ pub struct Update {
 
 impl Update {
     /// `lr / (1 - beta1^t)` and `sqrt(1 - beta2^t)`.
-    fn corrections(&self) -> (f64, f64) {
+    pub(crate) fn corrections(&self) -> (f64, f64) {
         let power = self.count as f64;
         (self.lr / (1.0 - self.beta1.powf(power)), (1.0 - self.beta2.powf(power)).sqrt())
     }

@@ -14,6 +14,7 @@
 
 pub mod adamw;
 pub mod clip;
+pub mod cuda;
 mod host;
 pub mod orthogonality;
 pub mod rows;

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use tch::Tensor;
 
+use crate::cuda::Tables;
+
 /// A matrix in the flat buffer, row by row; each row belongs to one triplet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Factor {
@@ -37,6 +39,7 @@ pub struct Rows {
     lambda: Range<usize>,
     groups: Vec<usize>,
     triplets: usize,
+    pub(crate) tables: Tables,
 }
 
 impl Rows {
@@ -58,7 +61,7 @@ impl Rows {
             lambda.start == end && (lambda.is_empty() || lambda.len() == triplets),
             "one lambda a triplet"
         );
-        Self { factors, lambda, groups, triplets }
+        Self { factors, lambda, groups, triplets, tables: Tables::default() }
     }
 
     /// Matrices of which each row belongs to one triplet, in the order of the buffer.

@@ -1,0 +1,181 @@
+//! The kernels on the host: what runs here is their source, compiled as C++ behind `emulated.cpp`, launched by the
+//! functions that launch them on a GPU.
+
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use libloading::os::unix::Library;
+use tch::{Device, Kind, Tensor};
+
+use super::compare::{self, Random, layout};
+use super::{Argument, CONSTANTS, KERNELS, Launch, Number, Read, Value, Write, nvrtc};
+use crate::orthogonality::Join;
+
+type Emulate = unsafe extern "C" fn(
+    *const c_char,
+    *const c_char,
+    u32,
+    u32,
+    *mut *mut c_void,
+    u64,
+    *mut c_char,
+    usize,
+) -> bool;
+
+/// Runs kernels in an order of blocks and threads that follows from the seed.
+struct Emulator {
+    seed: u64,
+    launches: Cell<usize>,
+}
+
+impl Emulator {
+    fn new(seed: u64) -> Self {
+        Self { seed, launches: Cell::new(0) }
+    }
+}
+
+impl Launch for Emulator {
+    fn launch(&self, kernel: &'static str, blocks: usize, threads: usize, arguments: &[Argument]) {
+        if blocks == 0 {
+            return;
+        }
+        self.launches.set(self.launches.get() + 1);
+        let emulate = emulate();
+        let name = CString::new(kernel).unwrap();
+        let what = CString::new(arguments.iter().map(letter).collect::<String>()).unwrap();
+        let mut why = [0 as c_char; 200];
+        // SAFETY: the arguments are of the kinds that `what` tells, which is compared with the kernel's declaration,
+        // and their tensors lie on the CPU. One launch at a time.
+        let done = Argument::with_addresses(arguments, |addresses| unsafe {
+            let (seed, room) = (self.seed + self.launches.get() as u64, why.len());
+            let (blocks, threads) = (blocks as u32, threads as u32);
+            emulate(name.as_ptr(), what.as_ptr(), blocks, threads, addresses.as_mut_ptr(), seed, why.as_mut_ptr(), room)
+        });
+        // SAFETY: it is written with its end in any case.
+        assert!(done, "{}", unsafe { CStr::from_ptr(why.as_ptr()) }.to_string_lossy());
+    }
+
+    /// Filled with what makes wrong results if it is read.
+    fn scratch(&self, shape: &[i64], kind: Kind) -> Tensor {
+        match kind {
+            Kind::Float => Tensor::full(shape, f64::NAN, (kind, Device::Cpu)),
+            _ => Tensor::full(shape, -1, (kind, Device::Cpu)),
+        }
+    }
+}
+
+/// How `emulated.cpp` names the kind of an argument.
+fn letter(argument: &Argument) -> char {
+    match argument {
+        Read(tensor) | Write(tensor) => {
+            let letter = match tensor.kind() {
+                Kind::Float => 'f',
+                Kind::Int64 => 'l',
+                Kind::Bool => 'b',
+                kind => panic!("no kernel takes {kind:?}"),
+            };
+            if matches!(argument, Write(_)) { letter.to_ascii_uppercase() } else { letter }
+        }
+        Number(_) => 'n',
+        Value(_) => 'v',
+        Argument::Decay(_) => 's',
+    }
+}
+
+/// The function `emulate` of `emulated.cpp`, compiled with the kernels; one caller at a time.
+fn emulate() -> impl std::ops::Deref<Target = Emulate> {
+    static COMPILED: OnceLock<Mutex<Emulate>> = OnceLock::new();
+    COMPILED.get_or_init(|| Mutex::new(build())).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn build() -> Emulate {
+    let folder = tempfile::tempdir().unwrap();
+    let [kernels, stand_ins, library] =
+        ["kernels.cpp", "emulated.cpp", "emulated.so"].map(|name| folder.path().join(name));
+    std::fs::write(&kernels, nvrtc::source()).unwrap();
+    std::fs::write(&stand_ins, include_str!("emulated.cpp")).unwrap();
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let mut words = compiler.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or("c++"));
+    command.args(words).args(["-std=c++17", "-O1", "-shared", "-fPIC", "-ffp-contract=off"]);
+    command.args(["-fsanitize=undefined", "-fno-sanitize-recover=undefined"]);
+    command.args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
+    command.args(CONSTANTS.iter().map(|(name, value)| format!("-D{name}={value}")));
+    command.arg(format!("-DKERNELS={kernels:?}"));
+    command.arg(format!("-DNAMES={}", KERNELS.map(|name| format!("ENTRY({name})")).concat()));
+    let said = command.arg(&stand_ins).arg("-o").arg(&library).output();
+    let said = said.unwrap_or_else(|error| panic!("the C++ compiler `{compiler}` cannot be run: {error}"));
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    // SAFETY: made above; the function has this type. The library stays open.
+    unsafe {
+        let library = Library::new(&library).unwrap();
+        let function = *library.get::<Emulate>(b"emulate\0").unwrap();
+        std::mem::forget(library);
+        function
+    }
+}
+
+/// Holds for several orders of threads and blocks, with the same bits.
+fn in_any_order(compare: impl Fn(&Emulator) -> Vec<Tensor>) {
+    let once = compare(&Emulator::new(0));
+    for seed in [1000, 2000] {
+        let again = compare(&Emulator::new(seed));
+        assert!(once.iter().map(bits).eq(again.iter().map(bits)), "the result depends on the order of threads");
+    }
+}
+
+fn bits(tensor: &Tensor) -> Vec<u32> {
+    Vec::<f32>::try_from(tensor.to_kind(Kind::Float).flatten(0, -1)).unwrap().into_iter().map(f32::to_bits).collect()
+}
+
+#[test]
+fn smooth() {
+    in_any_order(|on| compare::smooth(on, Device::Cpu));
+}
+
+#[test]
+fn smooth_and_score() {
+    in_any_order(|on| compare::smooth_and_score(on, Device::Cpu));
+}
+
+#[test]
+fn triplet_mean() {
+    in_any_order(|on| compare::triplet_mean(on, Device::Cpu));
+}
+
+#[test]
+fn keep_top() {
+    in_any_order(|on| compare::keep_top(on, Device::Cpu, 3000));
+}
+
+#[test]
+fn orthogonality() {
+    in_any_order(|on| compare::orthogonality(on, Device::Cpu, 70));
+}
+
+#[test]
+fn norm_and_clip() {
+    in_any_order(|on| compare::norm_and_clip(on, Device::Cpu));
+}
+
+#[test]
+fn adamw() {
+    in_any_order(|on| compare::adamw(on, Device::Cpu));
+}
+
+#[test]
+fn a_step_takes_few_launches() {
+    let rows = layout(&[(8, 8, 2), (8, 12, 3)], true);
+    let mut random = Random::new(8);
+    let [mut s, mut u, param, grad] = [(); 4].map(|()| random.normal(rows.entries()));
+    let mut score = random.normal(rows.triplets());
+    let mut masked = Tensor::zeros([5], (Kind::Bool, Device::Cpu));
+    let on = Emulator::new(0);
+    let _ = super::orthogonality::add_gradient(&on, &param, &grad, &rows, Join::MeanOfNorms, 0.1);
+    super::smoothing::smooth_and_score(&on, &mut s, &mut u, &mut score, &param, &grad, 0.85, 0.85, &rows);
+    super::selection::keep_top(&on, &score, &rows, 3, 1, &mut masked);
+    // And one of libtorch's for the mask.
+    assert_eq!(on.launches.get(), 5);
+}

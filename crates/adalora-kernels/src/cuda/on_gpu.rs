@@ -1,0 +1,1 @@
+//! The kernels on a GPU: `just test-cuda`. Not run by default, and a failure where there is no GPU.
