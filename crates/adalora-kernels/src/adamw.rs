@@ -14,6 +14,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use tch::Tensor;
 
+use crate::cuda;
 use crate::host;
 
 /// What one update needs to know beside the buffers.
@@ -51,6 +52,8 @@ pub fn step(
 ) {
     if host::all_on_host(&[param, grad, exp_avg, exp_avg_sq]) {
         on_host(param, grad, exp_avg, exp_avg_sq, decay, update);
+    } else if let Some(gpu) = cuda::kernels_for(&[param, grad, exp_avg, exp_avg_sq], &[]) {
+        cuda::adamw::step(gpu, param, grad, exp_avg, exp_avg_sq, decay, update);
     } else {
         reference(param, grad, exp_avg, exp_avg_sq, decay, update);
     }

@@ -12,6 +12,7 @@
 
 use tch::{Kind, Tensor};
 
+use crate::cuda;
 use crate::rows::Rows;
 
 /// How the residuals of all factors are joined.
@@ -25,7 +26,10 @@ pub enum Join {
 
 /// Adds `weight * dR/dA` of every factor to `grad` and returns `R`, a scalar on the same device (without `weight`).
 pub fn add_gradient(param: &Tensor, grad: &Tensor, rows: &Rows, join: Join, weight: f64) -> Tensor {
-    reference(param, grad, rows, join, weight)
+    match cuda::kernels_for(&[param, grad], &[]) {
+        Some(gpu) => cuda::orthogonality::add_gradient(gpu, param, grad, rows, join, weight),
+        None => reference(param, grad, rows, join, weight),
+    }
 }
 
 /// [`add_gradient`] in plain tensor operations, on any device.

@@ -6,6 +6,7 @@
 
 use tch::{Kind, Tensor};
 
+use crate::cuda;
 use crate::rows::Rows;
 
 /// Sets `masked`, a Bool tensor `(triplets,)`, to true but for the `budget` triplets of the largest importance
@@ -20,7 +21,10 @@ pub fn keep_top(importance: &Tensor, rows: &Rows, budget: usize, min_r: usize, m
     assert_eq!(importance.numel(), rows.triplets(), "one importance for each triplet");
     let floors: usize = rows.groups().iter().map(|&own| own.min(min_r)).sum();
     assert!(floors <= budget, "the floors of all adapters fit into the budget");
-    reference(importance, rows, budget, min_r, masked);
+    match cuda::kernels_for(&[importance], &[masked]) {
+        Some(gpu) => cuda::selection::keep_top(gpu, importance, rows, budget, min_r, masked),
+        None => reference(importance, rows, budget, min_r, masked),
+    }
 }
 
 /// [`keep_top`] in plain tensor operations, on any device.

@@ -13,6 +13,7 @@
 use rayon::prelude::*;
 use tch::Tensor;
 
+use crate::cuda;
 use crate::host;
 use crate::rows::Rows;
 use crate::triplets;
@@ -28,6 +29,8 @@ pub fn smooth(
 ) {
     if host::all_on_host(&[sensitivity, uncertainty, param, grad]) {
         on_host(sensitivity, uncertainty, param, grad, beta1, beta2);
+    } else if let Some(gpu) = cuda::kernels_for(&[sensitivity, uncertainty, param, grad], &[]) {
+        cuda::smoothing::smooth(gpu, sensitivity, uncertainty, param, grad, beta1, beta2);
     } else {
         reference(sensitivity, uncertainty, param, grad, beta1, beta2);
     }
@@ -63,7 +66,21 @@ pub fn smooth_and_score(
     beta2: f64,
     rows: &Rows,
 ) {
-    score_reference(sensitivity, uncertainty, score, param, grad, beta1, beta2, rows);
+    if let Some(gpu) = cuda::kernels_for(&[sensitivity, uncertainty, score, param, grad], &[]) {
+        cuda::smoothing::smooth_and_score(
+            gpu,
+            sensitivity,
+            uncertainty,
+            score,
+            param,
+            grad,
+            beta1,
+            beta2,
+            rows,
+        );
+    } else {
+        score_reference(sensitivity, uncertainty, score, param, grad, beta1, beta2, rows);
+    }
 }
 
 /// [`smooth_and_score`] in plain tensor operations, on any device.

@@ -5,11 +5,15 @@
 
 use tch::{Kind, Tensor};
 
+use crate::cuda;
 use crate::rows::Rows;
 
 /// Equation 7 of any flat tensor of at least `rows.entries()` values. `(triplets,)`.
 pub fn mean(entries: &Tensor, rows: &Rows) -> Tensor {
-    reference(entries, rows)
+    match cuda::kernels_for(&[entries], &[]) {
+        Some(gpu) => cuda::triplets::mean(gpu, entries, rows),
+        None => reference(entries, rows),
+    }
 }
 
 /// [`mean`] in plain tensor operations, on any device.

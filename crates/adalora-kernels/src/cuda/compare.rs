@@ -97,13 +97,23 @@ pub(super) fn assert_near(got: &Tensor, expected: &Tensor, tolerance: f64) {
     }
 }
 
+/// What two results are compared by, whether a NaN or not.
+pub(super) fn bits(tensor: &Tensor) -> Vec<u32> {
+    Vec::<f32>::try_from(tensor.to_kind(Kind::Float).flatten(0, -1))
+        .unwrap()
+        .into_iter()
+        .map(f32::to_bits)
+        .collect()
+}
+
 pub(super) fn smooth(on: &impl Launch, device: Device) -> Vec<Tensor> {
     let mut random = Random::new(1);
     let mut written = Vec::new();
     for len in [0, 1, 3, 6, 1000, 9001] {
         for shifts in SHIFTS {
             let start = [(); 4].map(|()| random.normal(len));
-            let flat: Vec<_> = std::iter::zip(&start, shifts).map(|(x, shift)| Flat::new(x, device, shift)).collect();
+            let flat: Vec<_> =
+                std::iter::zip(&start, shifts).map(|(x, shift)| Flat::new(x, device, shift)).collect();
             let [mut s, mut u] = [0, 1].map(|i| flat[i].own.shallow_clone());
             smoothing::smooth(on, &mut s, &mut u, &flat[2].own, &flat[3].own, 0.85, 0.6);
             let [mut s0, mut u0, param, grad] = start;
@@ -122,12 +132,21 @@ pub(super) fn smooth_and_score(on: &impl Launch, device: Device) -> Vec<Tensor> 
     for rows in layouts() {
         for shifts in SHIFTS {
             let start = [(); 4].map(|()| random.normal(rows.entries()));
-            let flat: Vec<_> = std::iter::zip(&start, shifts).map(|(x, shift)| Flat::new(x, device, shift)).collect();
+            let flat: Vec<_> =
+                std::iter::zip(&start, shifts).map(|(x, shift)| Flat::new(x, device, shift)).collect();
             let [mut s, mut u] = [0, 1].map(|i| flat[i].own.shallow_clone());
             let score = Flat::new(&random.normal(rows.triplets()), device, 1);
             let mut into = score.own.shallow_clone();
             smoothing::smooth_and_score(
-                on, &mut s, &mut u, &mut into, &flat[2].own, &flat[3].own, 0.85, 0.6, &rows,
+                on,
+                &mut s,
+                &mut u,
+                &mut into,
+                &flat[2].own,
+                &flat[3].own,
+                0.85,
+                0.6,
+                &rows,
             );
             let [mut s0, mut u0, param, grad] = start;
             let mut score0 = Tensor::zeros([rows.triplets() as i64], (Kind::Float, Device::Cpu));
@@ -160,7 +179,8 @@ pub(super) fn keep_top(on: &impl Launch, device: Device, largest: usize) -> Vec<
     let mut random = Random::new(4);
     let mut written = Vec::new();
     let groups = |count: usize, r: usize| vec![(1, 1, r); count];
-    let shapes = [vec![(1, 1, 3), (1, 1, 0), (1, 1, 1), (1, 1, 5)], groups(6, 12), groups(largest.div_ceil(50), 50)];
+    let shapes =
+        [vec![(1, 1, 3), (1, 1, 0), (1, 1, 1), (1, 1, 5)], groups(6, 12), groups(largest.div_ceil(50), 50)];
     for (shape, kind) in shapes.iter().flat_map(|shape| (0..4).map(move |kind| (shape, kind))) {
         let rows = layout(shape, true);
         let len = rows.triplets();
@@ -171,7 +191,9 @@ pub(super) fn keep_top(on: &impl Launch, device: Device, largest: usize) -> Vec<
                 1 => *score = (*score * 1.5).round() * 0.5,
                 2 => *score = 0.25,
                 // What is no number, and no finite one.
-                3 if at % 3 == 0 => *score = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN, -0.0][at % 5],
+                3 if at % 3 == 0 => {
+                    *score = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN, -0.0][at % 5]
+                }
                 _ => {}
             }
         }
@@ -210,7 +232,8 @@ pub(super) fn orthogonality(on: &impl Launch, device: Device, largest: usize) ->
             let (param, start) = (random.normal(rows.entries()) * 0.3, random.normal(rows.entries()));
             let (flat, grad) = (Flat::new(&param, device, 1), Flat::new(&start, device, 2));
             // A weight with which what is added outweighs what was there.
-            let value = orthogonality::add_gradient(on, &flat.own, &grad.own, &rows, join, 30.0).to(Device::Cpu);
+            let value =
+                orthogonality::add_gradient(on, &flat.own, &grad.own, &rows, join, 30.0).to(Device::Cpu);
             let grad0 = start.copy();
             let value0 = crate::orthogonality::reference(&param, &grad0, &rows, join, 30.0);
             let grad = grad.values();
@@ -265,13 +288,15 @@ pub(super) fn adamw(on: &impl Launch, device: Device) -> Vec<Tensor> {
     let mut random = Random::new(7);
     let mut written = Vec::new();
     // Ranges that end inside of four values; neighbours of one rate; more than one launch takes.
-    let few = vec![(0..1001, 0.1), (1001..1001, 0.3), (1001..1502, 0.1), (1502..9003, 0.0), (9003..9005, 0.2)];
+    let few =
+        vec![(0..1001, 0.1), (1001..1001, 0.3), (1001..1502, 0.1), (1502..9003, 0.0), (9003..9005, 0.2)];
     let many: Vec<_> = (0..200).map(|i| (i * 7..(i + 1) * 7, 0.1 * (i % 3) as f64)).collect();
     for decay in [vec![(0..3, 0.5)], few, many, vec![]] {
         let len = decay.last().map_or(0, |(range, _)| range.end);
         for shifts in SHIFTS {
             let start = [random.normal(len), random.normal(len) * 0.1, random.normal(len).square()];
-            let flat: Vec<_> = std::iter::zip(&start, shifts).map(|(x, shift)| Flat::new(x, device, shift)).collect();
+            let flat: Vec<_> =
+                std::iter::zip(&start, shifts).map(|(x, shift)| Flat::new(x, device, shift)).collect();
             let [mut w0, mut m0, mut v0] = start;
             for count in 1..=3 {
                 let grad = random.normal(len);

@@ -106,7 +106,6 @@ Index threadIdx, blockIdx, blockDim, gridDim;
 
 #define __global__
 #define __device__
-#define __grid_constant__
 #define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("kernel_shared")))
 #define __syncthreads() emulated::wait(emulated::State::AtBlock, __LINE__)

@@ -51,7 +51,16 @@ impl Launch for Emulator {
         let done = Argument::with_addresses(arguments, |addresses| unsafe {
             let (seed, room) = (self.seed + self.launches.get() as u64, why.len());
             let (blocks, threads) = (blocks as u32, threads as u32);
-            emulate(name.as_ptr(), what.as_ptr(), blocks, threads, addresses.as_mut_ptr(), seed, why.as_mut_ptr(), room)
+            emulate(
+                name.as_ptr(),
+                what.as_ptr(),
+                blocks,
+                threads,
+                addresses.as_mut_ptr(),
+                seed,
+                why.as_mut_ptr(),
+                room,
+            )
         });
         // SAFETY: it is written with its end in any case.
         assert!(done, "{}", unsafe { CStr::from_ptr(why.as_ptr()) }.to_string_lossy());
@@ -122,12 +131,11 @@ fn in_any_order(compare: impl Fn(&Emulator) -> Vec<Tensor>) {
     let once = compare(&Emulator::new(0));
     for seed in [1000, 2000] {
         let again = compare(&Emulator::new(seed));
-        assert!(once.iter().map(bits).eq(again.iter().map(bits)), "the result depends on the order of threads");
+        assert!(
+            once.iter().map(compare::bits).eq(again.iter().map(compare::bits)),
+            "the result depends on the order of threads"
+        );
     }
-}
-
-fn bits(tensor: &Tensor) -> Vec<u32> {
-    Vec::<f32>::try_from(tensor.to_kind(Kind::Float).flatten(0, -1)).unwrap().into_iter().map(f32::to_bits).collect()
 }
 
 #[test]

@@ -30,7 +30,9 @@ pub enum Error {
         tried: String,
     },
     /// A libtorch that cannot be asked.
-    #[error("libtorch does not tell its stream, on which the kernels are launched ({0}): libtorch 2.11 with CUDA does")]
+    #[error(
+        "libtorch does not tell its stream, on which the kernels are launched ({0}): libtorch 2.11 with CUDA does"
+    )]
     NoStream(String),
     /// The sources do not compile.
     #[error("NVRTC does not compile the kernels for {architecture}: {log}")]
@@ -129,7 +131,8 @@ impl Gpu {
         let capability = context.compute_capability().map_err(fails("tell the compute capability"))?;
         let program = nvrtc::compile(capability)?;
         let module = context.load_module(Ptx::from_binary(program)).map_err(fails("load the kernels"))?;
-        let kernels = KERNELS.map(|name| Ok((name, module.load_function(name).map_err(fails("find a kernel"))?)));
+        let kernels =
+            KERNELS.map(|name| Ok((name, module.load_function(name).map_err(fails("find a kernel"))?)));
         let kernels = kernels.into_iter().collect::<Result<_, _>>()?;
         Ok(Self { index, context, kernels, current_stream })
     }
@@ -199,7 +202,8 @@ fn current_stream() -> Result<CurrentStream, Error> {
     // SAFETY: no initialiser runs for a library that is open; the symbol has this type since libtorch 2.2.
     unsafe {
         let library = Library::open(Some("libtorch_cuda.so"), RTLD_LAZY).map_err(no_stream)?;
-        let function = *library.get::<CurrentStream>(b"aoti_torch_get_current_cuda_stream\0").map_err(no_stream)?;
+        let function =
+            *library.get::<CurrentStream>(b"aoti_torch_get_current_cuda_stream\0").map_err(no_stream)?;
         std::mem::forget(library);
         Ok(function)
     }

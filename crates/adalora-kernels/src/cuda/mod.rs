@@ -51,8 +51,8 @@ pub(crate) mod triplets;
 
 use tch::{Kind, Tensor};
 
+pub(crate) use self::gpu::kernels_for;
 pub use self::gpu::{Error, open, prepare};
-pub(crate) use self::gpu::{Gpu, kernels_for};
 pub(crate) use self::tables::Tables;
 
 /// One program, in this order.
@@ -95,7 +95,7 @@ const RUNS: usize = 64;
 const CONSTANTS: [(&str, usize); 5] =
     [("THREADS", THREADS), ("CHOICE", CHOICE), ("TILE", TILE), ("DEPTH", DEPTH), ("RUNS", RUNS)];
 
-/// Where kernels run: on a [`Gpu`]; in tests, on the host.
+/// Where kernels run: on a GPU; in tests, on the host.
 pub(crate) trait Launch {
     /// Runs a kernel of [`KERNELS`], at once or after all that was launched before. No blocks, no launch.
     fn launch(&self, kernel: &'static str, blocks: usize, threads: usize, arguments: &[Argument]);

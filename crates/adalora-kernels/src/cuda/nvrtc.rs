@@ -113,7 +113,8 @@ fn folders(libtorch: &Path) -> [PathBuf; 3] {
 fn open_in(folder: &Path, nvrtc: &Path) -> Result<(), libloading::Error> {
     // NVRTC opens its builtins by name only, which finds them nowhere unless they are open.
     let builtins = folder.read_dir().into_iter().flatten().flatten();
-    let builtins = builtins.filter(|entry| entry.file_name().to_string_lossy().starts_with("libnvrtc-builtins.so."));
+    let builtins =
+        builtins.filter(|entry| entry.file_name().to_string_lossy().starts_with("libnvrtc-builtins.so."));
     for path in builtins.map(|entry| entry.path()).chain([nvrtc.into()]) {
         // SAFETY: loading runs the initialisers of NVIDIA's libraries.
         std::mem::forget(unsafe { Library::new(path) }?);
@@ -124,8 +125,8 @@ fn open_in(folder: &Path, nvrtc: &Path) -> Result<(), libloading::Error> {
 /// The folder of the libtorch in this process.
 fn libtorch_folder() -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    let libtorch = maps.lines().filter_map(|line| line.find('/').map(|start| Path::new(&line[start..])));
-    let libtorch = libtorch.filter(|path| path.file_name().is_some_and(|name| name == "libtorch_cpu.so")).next()?;
+    let mut mapped = maps.lines().filter_map(|line| line.find('/').map(|start| Path::new(&line[start..])));
+    let libtorch = mapped.find(|path| path.file_name().is_some_and(|name| name == "libtorch_cpu.so"))?;
     Some(libtorch.parent()?.into())
 }
 

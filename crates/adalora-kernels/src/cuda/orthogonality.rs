@@ -16,7 +16,8 @@ pub(crate) fn add_gradient(
     let factors = &tables.factors;
     let residual = on.scratch(&[factors.residuals as i64], Kind::Float);
     let squares = on.scratch(&[factors.tile_count as i64], Kind::Float);
-    let arguments = [Read(param), Read(&factors.factors), Read(&factors.tiles), Write(&residual), Write(&squares)];
+    let arguments =
+        [Read(param), Read(&factors.factors), Read(&factors.tiles), Write(&residual), Write(&squares)];
     on.launch("residuals", factors.tile_count, THREADS, &arguments);
 
     let value = on.scratch(&[], Kind::Float);

@@ -73,7 +73,6 @@ extern "C" __global__ void __launch_bounds__(CHOICE) keep_top(const u64* keys, i
         left -= found_above;
         // Where all that are left live, the digits below do not matter. In the last digit it is so, as keys are unique.
         all = found_all;
-        __syncthreads();
     }
     for (i64 triplet = thread; triplet < count; triplet += CHOICE) masked[triplet] = keys[triplet] < least;
 }

@@ -13,8 +13,17 @@ pub(crate) fn smooth(
     beta2: f64,
 ) {
     let [keep1, take1, keep2, take2] = shares(beta1, beta2);
-    let arguments =
-        [Write(sensitivity), Write(uncertainty), Read(param), Read(grad), keep1, take1, keep2, take2, count(param)];
+    let arguments = [
+        Write(sensitivity),
+        Write(uncertainty),
+        Read(param),
+        Read(grad),
+        keep1,
+        take1,
+        keep2,
+        take2,
+        count(param),
+    ];
     on.launch("smooth", blocks_for(param.numel()), THREADS, &arguments);
 }
 
@@ -34,7 +43,8 @@ pub(crate) fn smooth_and_score(
     let tables = rows.resident(param.device());
     let [first, of_triplets, lambda] = tables.triplets();
     let averages = [Write(sensitivity), Write(uncertainty), Read(param), Read(grad)];
-    let arguments = [&averages[..], &[keep1, take1, keep2, take2, first, of_triplets, lambda, Write(score)]].concat();
+    let arguments =
+        [&averages[..], &[keep1, take1, keep2, take2, first, of_triplets, lambda, Write(score)]].concat();
     on.launch("smooth_and_score", rows.triplets(), THREADS, &arguments);
 }
 
