@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 60_000_000
 
 # Name in the bundle, and kind and name of cargo's target.
-EXECUTABLES = {"tests": ("lib", "adalora_kernels"), "bench": ("bench", "kernels")}
+EXECUTABLES = {"tests": ("lib", "adalora_kernels"), "bench": ("bench", "cuda")}
 
 
 def main(folder):
@@ -35,7 +35,7 @@ def main(folder):
 def build():
     """Executables by kind and name of their target. Of the dev profile: our kernels are optimised in it."""
     command = ["cargo", "test", "--no-run", "-p", "adalora-kernels", "-p", "adalora-benches", "--lib"]
-    command += ["--bench", "kernels", "--message-format", "json-render-diagnostics"]
+    command += ["--bench", "cuda", "--message-format", "json-render-diagnostics"]
     answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if answer.returncode:
         sys.exit("the executables could not be built: see what cargo says above")

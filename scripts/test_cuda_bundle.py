@@ -25,7 +25,7 @@ class CudaBundle(unittest.TestCase):
         self.bundle = self.base / "the bundle"
         tools = self.base / "bin"
         tools.mkdir()
-        targets = [("lib", "adalora_kernels"), ("lib", "adalora_benches"), ("bench", "kernels")]
+        targets = [("lib", "adalora_kernels"), ("lib", "adalora_benches"), ("bench", "cuda")]
         lines = [json.dumps({"reason": "build-script-executed"})]
         for kind, name in targets:
             built = self.base / f"{name}-0123"
@@ -72,7 +72,7 @@ class CudaBundle(unittest.TestCase):
         self.assertEqual(self.run_bundle()[0], 2)
 
     def test_a_bundle_that_is_too_large_is_an_error(self):
-        with open(self.base / "kernels-0123", "a") as executable:
+        with open(self.base / "cuda-0123", "a") as executable:
             executable.truncate(60_000_000)
         made = self.make()
         self.assertEqual(made.returncode, 1)

@@ -7,9 +7,14 @@ use crate::cuda;
 /// Scales `grad` in place so that its Euclidean norm, `norm`, becomes at most `max_norm`, and returns the factor, a
 /// scalar on the same device: `min(1, max_norm / (norm + 1e-6))`, like PyTorch's.
 pub fn clip(grad: &mut Tensor, norm: &Tensor, max_norm: f64) -> Tensor {
-    if let Some(gpu) = cuda::kernels_for(&[grad, norm], &[]) {
-        return cuda::clip::clip(gpu, grad, norm, max_norm);
+    match cuda::kernels_for(&[grad, norm], &[]) {
+        Some(gpu) => cuda::clip::clip(gpu, grad, norm, max_norm),
+        None => reference(grad, norm, max_norm),
     }
+}
+
+/// [`clip`] in plain tensor operations, on any device.
+pub fn reference(grad: &mut Tensor, norm: &Tensor, max_norm: f64) -> Tensor {
     let factor = (max_norm / (norm + 1e-6)).clamp_max(1.0);
     let _ = grad.g_mul_(&factor);
     factor
@@ -17,8 +22,13 @@ pub fn clip(grad: &mut Tensor, norm: &Tensor, max_norm: f64) -> Tensor {
 
 /// The Euclidean norm of a flat buffer, a scalar on the same device.
 pub fn norm(grad: &Tensor) -> Tensor {
-    if let Some(gpu) = cuda::kernels_for(&[grad], &[]) {
-        return cuda::clip::norm(gpu, grad);
+    match cuda::kernels_for(&[grad], &[]) {
+        Some(gpu) => cuda::clip::norm(gpu, grad),
+        None => norm_reference(grad),
     }
+}
+
+/// [`norm`] in plain tensor operations, on any device.
+pub fn norm_reference(grad: &Tensor) -> Tensor {
     grad.linalg_norm(2.0, None::<i64>, false, Kind::Float)
 }

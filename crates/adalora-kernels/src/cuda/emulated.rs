@@ -1,7 +1,7 @@
 //! The kernels on the host: what runs here is their source, compiled as C++ behind `emulated.cpp`, launched by the
 //! functions that launch them on a GPU.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use libloading::os::unix::Library;
 use tch::{Device, Kind, Tensor};
 
-use super::compare::{self, Random, layout};
+use super::compare::{self, Flat, Random, layout};
 use super::{Argument, CONSTANTS, KERNELS, Launch, Number, Read, Value, Write, nvrtc};
 use crate::orthogonality::Join;
 
@@ -28,11 +28,12 @@ type Emulate = unsafe extern "C" fn(
 struct Emulator {
     seed: u64,
     launches: Cell<usize>,
+    scratch: RefCell<Vec<Flat>>,
 }
 
 impl Emulator {
     fn new(seed: u64) -> Self {
-        Self { seed, launches: Cell::new(0) }
+        Self { seed, launches: Cell::new(0), scratch: RefCell::default() }
     }
 }
 
@@ -66,12 +67,16 @@ impl Launch for Emulator {
         assert!(done, "{}", unsafe { CStr::from_ptr(why.as_ptr()) }.to_string_lossy());
     }
 
-    /// Filled with what makes wrong results if it is read.
+    /// Filled with what makes wrong results if it is read, and surrounded by it too, if it is f32.
     fn scratch(&self, shape: &[i64], kind: Kind) -> Tensor {
-        match kind {
-            Kind::Float => Tensor::full(shape, f64::NAN, (kind, Device::Cpu)),
-            _ => Tensor::full(shape, -1, (kind, Device::Cpu)),
+        if kind != Kind::Float {
+            return Tensor::full(shape, -1, (kind, Device::Cpu));
         }
+        let flat =
+            Flat::new(&Tensor::full(shape, f64::NAN, (kind, Device::Cpu)).flatten(0, -1), Device::Cpu, 0);
+        let own = flat.own.view(shape);
+        self.scratch.borrow_mut().push(flat);
+        own
     }
 }
 
@@ -128,9 +133,16 @@ fn build() -> Emulate {
 
 /// Holds for several orders of threads and blocks, with the same bits.
 fn in_any_order(compare: impl Fn(&Emulator) -> Vec<Tensor>) {
-    let once = compare(&Emulator::new(0));
+    let compare = |seed| {
+        let on = Emulator::new(seed);
+        let written = compare(&on);
+        // Which looks at what lies around.
+        on.scratch.borrow().iter().for_each(|flat| drop(flat.values()));
+        written
+    };
+    let once = compare(0);
     for seed in [1000, 2000] {
-        let again = compare(&Emulator::new(seed));
+        let again = compare(seed);
         assert!(
             once.iter().map(compare::bits).eq(again.iter().map(compare::bits)),
             "the result depends on the order of threads"
