@@ -8,7 +8,8 @@
 //! | gradient norm and clip | [`clip`] | itself | - |
 //!
 //! A caller never names a device: each function looks at where its tensors live. What stands on the CPU in f32 takes
-//! the single pass; everything else takes the reference, which is correct wherever libtorch runs.
+//! the single pass, on an NVIDIA GPU the kernels of [`cuda`]; everything else takes the reference, which is correct
+//! wherever libtorch runs.
 //!
 //! All functions change their arguments in place and read nothing back from a device.
 

@@ -2,7 +2,7 @@
 //! functions that launch them on a GPU.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString, OsStr, c_char, c_void};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -106,29 +106,36 @@ fn emulate() -> impl std::ops::Deref<Target = Emulate> {
 
 fn build() -> Emulate {
     let folder = tempfile::tempdir().unwrap();
-    let [kernels, stand_ins, library] =
-        ["kernels.cpp", "emulated.cpp", "emulated.so"].map(|name| folder.path().join(name));
+    let kernels = folder.path().join("kernels.cpp");
     std::fs::write(&kernels, nvrtc::source()).unwrap();
-    std::fs::write(&stand_ins, include_str!("emulated.cpp")).unwrap();
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-    let mut words = compiler.split_whitespace();
-    let mut command = Command::new(words.next().unwrap_or("c++"));
-    command.args(words).args(["-std=c++17", "-O1", "-shared", "-fPIC", "-ffp-contract=off"]);
-    command.args(["-fsanitize=undefined", "-fno-sanitize-recover=undefined"]);
-    command.args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
-    command.args(CONSTANTS.iter().map(|(name, value)| format!("-D{name}={value}")));
-    command.arg(format!("-DKERNELS={kernels:?}"));
-    command.arg(format!("-DNAMES={}", KERNELS.map(|name| format!("ENTRY({name})")).concat()));
-    let said = command.arg(&stand_ins).arg("-o").arg(&library).output();
-    let said = said.unwrap_or_else(|error| panic!("the C++ compiler `{compiler}` cannot be run: {error}"));
-    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    // SAFETY: made above; the function has this type. The library stays open.
+    let mut flags: Vec<_> = CONSTANTS.iter().map(|(name, value)| format!("-D{name}={value}")).collect();
+    flags.push(format!("-DKERNELS={kernels:?}"));
+    flags.push(format!("-DNAMES={}", KERNELS.map(|name| format!("ENTRY({name})")).concat()));
+    flags.extend(["-fsanitize=undefined", "-fno-sanitize-recover=undefined"].map(String::from));
+    let library = compile_cpp(include_str!("emulated.cpp"), &flags);
+    // SAFETY: the function has this type. The library stays open.
     unsafe {
-        let library = Library::new(&library).unwrap();
         let function = *library.get::<Emulate>(b"emulate\0").unwrap();
         std::mem::forget(library);
         function
     }
+}
+
+/// Compiles a source with the machine's C++ compiler, which building torch-sys needs too, and opens the result.
+pub(super) fn compile_cpp(source: &str, flags: &[impl AsRef<OsStr>]) -> Library {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, library] = ["source.cpp", "library.so"].map(|name| folder.path().join(name));
+    std::fs::write(&path, source).unwrap();
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let mut words = compiler.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or("c++"));
+    command.args(words).args(["-std=c++17", "-O1", "-shared", "-fPIC", "-ffp-contract=off"]);
+    command.args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]).args(flags);
+    let said = command.arg(&path).arg("-o").arg(&library).output();
+    let said = said.unwrap_or_else(|error| panic!("the C++ compiler `{compiler}` cannot be run: {error}"));
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    // SAFETY: the sources have no initialisers but those of C++'s library.
+    unsafe { Library::new(&library).unwrap() }
 }
 
 /// Holds for several orders of threads and blocks, with the same bits.

@@ -130,7 +130,8 @@ impl Gpu {
         let context = CudaContext::new(index).map_err(fails("give the context"))?;
         let capability = context.compute_capability().map_err(fails("tell the compute capability"))?;
         let program = nvrtc::compile(capability)?;
-        let module = context.load_module(Ptx::from_binary(program)).map_err(fails("load the kernels"))?;
+        let module =
+            context.load_module(Ptx::from_binary(program.to_vec())).map_err(fails("load the kernels"))?;
         let kernels =
             KERNELS.map(|name| Ok((name, module.load_function(name).map_err(fails("find a kernel"))?)));
         let kernels = kernels.into_iter().collect::<Result<_, _>>()?;
@@ -206,5 +207,53 @@ fn current_stream() -> Result<CurrentStream, Error> {
             *library.get::<CurrentStream>(b"aoti_torch_get_current_cuda_stream\0").map_err(no_stream)?;
         std::mem::forget(library);
         Ok(function)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::emulated::compile_cpp;
+    use crate::cuda::{Number, Read, Value, Write};
+
+    /// Against a driver and a libtorch_cuda that only write down what they are asked for: `stub_driver.cpp`. Theirs are
+    /// the names by which both are opened.
+    #[test]
+    fn kernels_go_to_the_stream_and_device_of_their_tensors() {
+        let stub = compile_cpp(include_str!("stub_driver.cpp"), &["-Wl,-soname,libcuda.so"]);
+        let libtorch = compile_cpp(include_str!("stub_driver.cpp"), &["-Wl,-soname,libtorch_cuda.so"]);
+        // SAFETY: compiled above, of this type.
+        let log =
+            unsafe { stub.get::<unsafe extern "C" fn() -> *const std::ffi::c_char>(b"stub_log\0").unwrap() };
+        std::mem::forget(libtorch);
+
+        let own = 0x77 as sys::CUcontext;
+        // SAFETY: the stub takes any context.
+        unsafe { result::ctx::set_current(own).unwrap() };
+        let [first, second] = [0, 1].map(|index| Gpu::at(index).unwrap_or_else(|error| panic!("{error}")));
+        let tensor = Tensor::from_slice(&[1f32, 2.0]);
+        let arguments = [Write(&tensor), Number(-2), Read(&tensor), Value(0.5), Write(&tensor)];
+        second.launch("clip", 3, 256, &arguments);
+        first.launch("clip", 1, 128, &arguments);
+        first.launch("clip", 0, 128, &arguments);
+        assert_eq!(result::ctx::get_current().unwrap(), Some(own), "the thread has its own context again");
+
+        // SAFETY: the stub keeps its log and ends it with a 0.
+        let log = unsafe { std::ffi::CStr::from_ptr(log()) }.to_str().unwrap();
+        let at = format!("{:p}", tensor.data_ptr());
+        assert_eq!(
+            log,
+            format!(
+                "load 0\nload 1\n\
+                 clip<<<3, 256>>> on stream 0x201 of device 1: {at} -2 {at} 0.5 {at}\n\
+                 clip<<<1, 128>>> on stream 0x200 of device 0: {at} -2 {at} 0.5 {at}\n"
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_no_gpu_is_refused() {
+        assert_eq!(prepare(Device::Cpu), Err(Error::NotCuda(Device::Cpu)));
+        assert!(kernels_for(&[&Tensor::from_slice(&[1f32])], &[]).is_none());
     }
 }

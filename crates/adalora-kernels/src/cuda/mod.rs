@@ -25,13 +25,14 @@
 //!
 //! 1. Write it in a `.cu` file: `extern "C" __global__ void __launch_bounds__(THREADS) name(...)`, with the helpers of
 //!    `common.cuh`. A new file goes into `SOURCES`, the name into `KERNELS`.
-//! 2. Write the function that launches it in the `.rs` file of the same name, for any [`Launch`]. What must not be
+//! 2. Write the function that launches it in the `.rs` file of the same name, for any `Launch`. What must not be
 //!    there twice is a constant in `CONSTANTS`.
 //! 3. Compare it with its plain reference in `compare.rs`. The function there runs twice: in `emulated.rs` on the host,
 //!    where a C++ compiler builds the same source behind stand-ins for CUDA's words (`emulated.cpp`), in several orders
 //!    of threads and blocks and with NaN around every buffer; and in `on_gpu.rs` on a GPU, with `just test-cuda`.
 //!
-//! `nvrtc.rs` compiles all kernels for the oldest and the newest architecture that we care about in every test run.
+//! In every test run `nvrtc.rs` compiles all kernels for compute capability 8.0 and 9.0, and `gpu.rs` launches against a
+//! driver that only writes down what it is asked for (`stub_driver.cpp`).
 
 pub(crate) mod adamw;
 pub(crate) mod clip;

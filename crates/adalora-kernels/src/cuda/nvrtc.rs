@@ -1,29 +1,39 @@
 //! NVRTC, CUDA's compiler as a library: found beside libtorch, opened when it is first needed.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::ffi::{CStr, CString, c_char};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::nvrtc::{result, sys};
 use libloading::os::unix::Library;
 
 use super::{CONSTANTS, Error, SOURCES};
 
-/// Machine code of all kernels for GPUs of this compute capability.
+/// Machine code by compute capability.
+type Programs = BTreeMap<(i32, i32), Arc<[u8]>>;
+
+/// Machine code of all kernels for GPUs of this compute capability, compiled once in a process.
 ///
 /// Machine code rather than PTX: the driver need not be as new as NVRTC, nor compile a second time, and registers and
 /// shared memory are checked here.
-pub(super) fn compile((major, minor): (i32, i32)) -> Result<Vec<u8>, Error> {
+pub(super) fn compile(capability: (i32, i32)) -> Result<Arc<[u8]>, Error> {
+    static COMPILED: Mutex<Programs> = Mutex::new(Programs::new());
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(code) = compiled.get(&capability) {
+        return Ok(code.clone());
+    }
     open()?;
-    let architecture = format!("sm_{major}{minor}");
+    let architecture = format!("sm_{}{}", capability.0, capability.1);
     let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".into()];
     // One rounding for each operator, as in the plain references.
     options.push("--fmad=false".into());
     options.extend(CONSTANTS.iter().map(|(name, value)| format!("-D{name}={value}")));
     let source = CString::new(source()).expect("sources are text");
-    translate(&source, &options).map_err(|log| Error::Compile { architecture, log })
+    let code = translate(&source, &options).map_err(|log| Error::Compile { architecture, log })?;
+    Ok(compiled.entry(capability).or_insert(code.into()).clone())
 }
 
 /// The whole program; errors are reported by file.
