@@ -91,7 +91,7 @@ fn operations(criterion: &mut Criterion) {
 
     // With a bound below 0 every iteration scales, by -1 from the second on, so that nothing fades away.
     let (mut own, mut own0) = (grad.copy(), grad.copy());
-    assert!(difference(&clip::norm(&own), &clip::norm_reference(&own)) < 1e-5);
+    assert!(difference(&clip::norm(&own), &clip::reference(&own)) < 1e-5);
     pair(
         criterion,
         "norm and clip",
@@ -100,8 +100,8 @@ fn operations(criterion: &mut Criterion) {
             drop(clip::clip(&mut own, &norm, -1.0));
         },
         || {
-            let norm = clip::norm_reference(&own0);
-            drop(clip::reference(&mut own0, &norm, -1.0));
+            let norm = clip::reference(&own0);
+            drop(clip::clip_reference(&mut own0, &norm, -1.0));
         },
     );
 

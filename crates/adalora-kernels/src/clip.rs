@@ -9,12 +9,12 @@ use crate::cuda;
 pub fn clip(grad: &mut Tensor, norm: &Tensor, max_norm: f64) -> Tensor {
     match cuda::kernels_for(&[grad, norm], &[]) {
         Some(gpu) => cuda::clip::clip(gpu, grad, norm, max_norm),
-        None => reference(grad, norm, max_norm),
+        None => clip_reference(grad, norm, max_norm),
     }
 }
 
 /// [`clip`] in plain tensor operations, on any device.
-pub fn reference(grad: &mut Tensor, norm: &Tensor, max_norm: f64) -> Tensor {
+pub fn clip_reference(grad: &mut Tensor, norm: &Tensor, max_norm: f64) -> Tensor {
     let factor = (max_norm / (norm + 1e-6)).clamp_max(1.0);
     let _ = grad.g_mul_(&factor);
     factor
@@ -24,11 +24,11 @@ pub fn reference(grad: &mut Tensor, norm: &Tensor, max_norm: f64) -> Tensor {
 pub fn norm(grad: &Tensor) -> Tensor {
     match cuda::kernels_for(&[grad], &[]) {
         Some(gpu) => cuda::clip::norm(gpu, grad),
-        None => norm_reference(grad),
+        None => reference(grad),
     }
 }
 
 /// [`norm`] in plain tensor operations, on any device.
-pub fn norm_reference(grad: &Tensor) -> Tensor {
+pub fn reference(grad: &Tensor) -> Tensor {
     grad.linalg_norm(2.0, None::<i64>, false, Kind::Float)
 }

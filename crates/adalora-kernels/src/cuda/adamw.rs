@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use tch::Tensor;
 
-use super::{Argument, Launch, RUNS, Read, THREADS, Value, Write, blocks_for, count};
+use super::{Argument, Launch, RUNS, Read, THREADS, Value, Write, assert_len, blocks_for, count};
 use crate::adamw::Update;
 
 /// `Decay` of `adamw.cu`.
@@ -22,6 +22,9 @@ pub(crate) fn step(
     decay: &[(Range<usize>, f64)],
     update: Update,
 ) {
+    assert_len(param.numel(), &[grad, exp_avg, exp_avg_sq]);
+    let end = decay.last().map_or(0, |(range, _)| range.end);
+    assert!(end <= param.numel(), "the ranges of decay lie in the buffer");
     let (rate, root) = update.corrections();
     let take1 = 1.0 - update.beta1;
     let scalars = [take1, update.beta2, 1.0 - update.beta2, rate, root, update.eps].map(|x| Value(x as f32));

@@ -1,6 +1,6 @@
 use tch::{Kind, Tensor};
 
-use super::{Launch, Number, Read, THREADS, Value, Write, blocks_for, count};
+use super::{Launch, Number, Read, THREADS, Value, Write, assert_len, blocks_for, count};
 
 pub(crate) fn norm(on: &impl Launch, grad: &Tensor) -> Tensor {
     let blocks = blocks_for(grad.numel());
@@ -12,6 +12,7 @@ pub(crate) fn norm(on: &impl Launch, grad: &Tensor) -> Tensor {
 }
 
 pub(crate) fn clip(on: &impl Launch, grad: &mut Tensor, norm: &Tensor, max_norm: f64) -> Tensor {
+    assert_len(1, &[norm]);
     let factor = on.scratch(&[], Kind::Float);
     let arguments = [Write(grad), count(grad), Read(norm), Value(max_norm as f32), Write(&factor)];
     // A block even for an empty buffer, for the factor.

@@ -271,8 +271,8 @@ pub(super) fn norm_and_clip(on: &impl Launch, device: Device) -> Vec<Tensor> {
             let flat = Flat::new(&start, device, shift);
             let norm = clip::norm(on, &flat.own);
             let factor = clip::clip(on, &mut flat.own.shallow_clone(), &norm, max_norm).to(Device::Cpu);
-            let norm0 = crate::clip::norm_reference(&start);
-            let factor0 = crate::clip::reference(&mut start.copy(), &norm0, max_norm);
+            let norm0 = crate::clip::reference(&start);
+            let factor0 = crate::clip::clip_reference(&mut start.copy(), &norm0, max_norm);
             assert_near(&norm.to(Device::Cpu), &norm0, 1e-6);
             assert_near(&factor, &factor0, 1e-6);
             assert_eq!(flat.values(), &start * &factor);

@@ -12,6 +12,8 @@ pub(crate) fn add_gradient(
     join: Join,
     weight: f64,
 ) -> Tensor {
+    let end = rows.lambda().start;
+    assert!(param.numel() >= end && grad.numel() >= end, "both buffers hold the factors");
     let tables = rows.resident(param.device());
     let factors = &tables.factors;
     let residual = on.scratch(&[factors.residuals as i64], Kind::Float);

@@ -1,6 +1,6 @@
 use tch::{Kind, Tensor};
 
-use super::{CHOICE, Launch, Number, Read, THREADS, Write};
+use super::{CHOICE, Launch, Number, Read, THREADS, Write, assert_len};
 use crate::rows::Rows;
 
 pub(crate) fn keep_top(
@@ -12,6 +12,7 @@ pub(crate) fn keep_top(
     masked: &mut Tensor,
 ) {
     let triplets = rows.triplets();
+    assert_len(triplets, &[importance, masked]);
     if budget == 0 || budget >= triplets {
         let _ = masked.fill_(i64::from(budget == 0));
         return;

@@ -1,6 +1,6 @@
 use tch::Tensor;
 
-use super::{Launch, Read, THREADS, Value, Write, blocks_for, count};
+use super::{Launch, Read, THREADS, Value, Write, assert_len, blocks_for, count};
 use crate::rows::Rows;
 
 pub(crate) fn smooth(
@@ -12,6 +12,7 @@ pub(crate) fn smooth(
     beta1: f64,
     beta2: f64,
 ) {
+    assert_len(param.numel(), &[sensitivity, uncertainty, grad]);
     let [keep1, take1, keep2, take2] = shares(beta1, beta2);
     let arguments = [
         Write(sensitivity),
@@ -39,6 +40,8 @@ pub(crate) fn smooth_and_score(
     beta2: f64,
     rows: &Rows,
 ) {
+    assert_len(rows.entries(), &[sensitivity, uncertainty, param, grad]);
+    assert_len(rows.triplets(), &[score]);
     let [keep1, take1, keep2, take2] = shares(beta1, beta2);
     let tables = rows.resident(param.device());
     let [first, of_triplets, lambda] = tables.triplets();

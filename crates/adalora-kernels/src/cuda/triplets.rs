@@ -4,6 +4,7 @@ use super::{Launch, Read, THREADS, Write};
 use crate::rows::Rows;
 
 pub(crate) fn mean(on: &impl Launch, entries: &Tensor, rows: &Rows) -> Tensor {
+    assert!(entries.numel() >= rows.entries(), "the buffer holds what the rows describe");
     let mean = on.scratch(&[rows.triplets() as i64], Kind::Float);
     let tables = rows.resident(entries.device());
     let [first, of_triplets, lambda] = tables.triplets();
