@@ -32,7 +32,16 @@ fetch *NAMES: setup
 # Run every test
 test: setup
     python3 scripts/test_setup.py
+    python3 scripts/test_cuda_bundle.py
     cargo test --workspace --no-fail-fast
+
+# Compare the CUDA kernels with their references on the GPUs of this machine; without one it fails
+test-cuda: setup
+    cargo test -p adalora-kernels --lib -- --ignored --test-threads 1 cuda::on_gpu
+
+# Put tests and benchmarks of the CUDA kernels into DIR, for a GPU machine without Rust; there: DIR/run.sh LIBTORCH
+cuda-bundle DIR: setup
+    @python3 scripts/cuda_bundle.py "$1"
 
 # Run the benchmarks, or those whose name contains the argument
 bench *ARGS: setup

@@ -28,7 +28,9 @@ target = Path(sys.argv[sys.argv.index("--target") + 1])
 assert os.path.isdir(os.environ["TMPDIR"])
 for name in ["bin/torchrun", "torch/lib/libtorch_cpu.so", "torch/lib/libtorch_cuda.so", "torch/lib/libtorch.so",
              "torch/lib/libc10.so", "torch/include/ATen/ATen.h", "torch/nn/__init__.py", "torch/version.py", "torchgen/gen.py",
-             "nvidia/cu13/lib/libcudart.so.13", "torch-2.11.0.dist-info/licenses/LICENSE"]:
+             "nvidia/cu13/lib/libcudart.so.13", "nvidia/cu13/lib/libnvrtc.so.13", "nvidia/cu13/lib/libnvrtc.alt.so.13",
+             "nvidia/cu13/lib/libnvrtc-builtins.so.13.0", "nvidia/cu13/lib/libnvrtc-builtins.alt.so.13.0",
+             "torch-2.11.0.dist-info/licenses/LICENSE"]:
     path = target / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("new")
@@ -149,7 +151,7 @@ class Setup(unittest.TestCase):
 
     def test_installs_what_is_missing_and_then_nothing(self):
         lines, commands = self.succeeds()
-        self.assertIn("downloading 543 MB: libtorch 2.11.0 for the CPU", lines[0])
+        self.assertIn("downloading 633 MB: libtorch 2.11.0 for the CPU", lines[0])
         self.assertEqual([command.split()[:2] for command in commands], [
             ["pip", "install"], ["cargo", "fetch"], ["cargo", "build"], ["cargo", "run"],
         ])
@@ -158,6 +160,8 @@ class Setup(unittest.TestCase):
             self.assertIn(option, commands[0])
         self.assertEqual(self.libtorch(), [
             "nvidia/cu13/lib/libcudart.so.13",
+            "nvidia/cu13/lib/libnvrtc-builtins.so.13.0",
+            "nvidia/cu13/lib/libnvrtc.so.13",
             "torch-2.11.0.dist-info/licenses/LICENSE",
             "torch/include/ATen/ATen.h",
             "torch/lib/libc10.so",

@@ -14,6 +14,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use tch::Tensor;
 
+use crate::cuda;
 use crate::host;
 
 /// What one update needs to know beside the buffers.
@@ -33,7 +34,7 @@ pub struct Update {
 
 impl Update {
     /// `lr / (1 - beta1^t)` and `sqrt(1 - beta2^t)`.
-    fn corrections(&self) -> (f64, f64) {
+    pub(crate) fn corrections(&self) -> (f64, f64) {
         let power = self.count as f64;
         (self.lr / (1.0 - self.beta1.powf(power)), (1.0 - self.beta2.powf(power)).sqrt())
     }
@@ -51,6 +52,8 @@ pub fn step(
 ) {
     if host::all_on_host(&[param, grad, exp_avg, exp_avg_sq]) {
         on_host(param, grad, exp_avg, exp_avg_sq, decay, update);
+    } else if let Some(gpu) = cuda::kernels_for(&[param, grad, exp_avg, exp_avg_sq], &[]) {
+        cuda::adamw::step(gpu, param, grad, exp_avg, exp_avg_sq, decay, update);
     } else {
         reference(param, grad, exp_avg, exp_avg_sq, decay, update);
     }

@@ -3,11 +3,18 @@
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
+use crate::cuda;
 use crate::host::{self, LANES};
 
 /// The Euclidean norm of a flat buffer, a scalar on the same device.
 pub fn norm(grad: &Tensor) -> Tensor {
-    if host::all_on_host(&[grad]) { Tensor::from(on_host(host::slice(grad))) } else { reference(grad) }
+    if host::all_on_host(&[grad]) {
+        Tensor::from(on_host(host::slice(grad)))
+    } else if let Some(gpu) = cuda::kernels_for(&[grad], &[]) {
+        cuda::clip::norm(gpu, grad)
+    } else {
+        reference(grad)
+    }
 }
 
 /// [`norm`] as one tensor operation, on any device.
@@ -46,6 +53,14 @@ fn sum_of_squares(values: &[f32]) -> f64 {
 /// Scales `grad` in place so that its Euclidean norm, `norm`, becomes at most `max_norm`, and returns the factor, a
 /// scalar on the same device: `min(1, max_norm / (norm + 1e-6))`, like PyTorch's.
 pub fn clip(grad: &mut Tensor, norm: &Tensor, max_norm: f64) -> Tensor {
+    match cuda::kernels_for(&[grad, norm], &[]) {
+        Some(gpu) => cuda::clip::clip(gpu, grad, norm, max_norm),
+        None => clip_reference(grad, norm, max_norm),
+    }
+}
+
+/// [`clip`] in plain tensor operations, on any device.
+pub fn clip_reference(grad: &mut Tensor, norm: &Tensor, max_norm: f64) -> Tensor {
     let factor = (max_norm / (norm + 1e-6)).clamp_max(1.0);
     let _ = grad.g_mul_(&factor);
     factor

@@ -16,13 +16,15 @@
 //! [`rows`] says which values of the buffers belong to which triplet.
 //!
 //! A caller never names a device: each function looks at where its tensors live. What stands on the CPU in f32 takes
-//! the way in the last column; everything else takes the reference, which is correct wherever libtorch runs. On the
-//! CPU each result is the same bit for bit whatever the number of threads; the averages are those of the reference.
+//! the way in the last column, on an NVIDIA GPU the kernels of [`cuda`]; everything else takes the reference, which is
+//! correct wherever libtorch runs. On the CPU each result is the same bit for bit whatever the number of threads; the
+//! averages are those of the reference.
 //!
 //! All functions change their arguments in place and read nothing back from a device.
 
 pub mod adamw;
 pub mod clip;
+pub mod cuda;
 pub mod dropout;
 mod host;
 pub mod orthogonality;

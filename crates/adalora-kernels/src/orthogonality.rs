@@ -15,6 +15,7 @@ mod tiles;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
+use crate::cuda;
 use crate::host;
 use crate::rows::{Factor, Rows};
 
@@ -33,6 +34,8 @@ pub fn add_gradient(param: &Tensor, grad: &Tensor, rows: &Rows, join: Join, weig
         // The gradient's values change through another handle on its storage.
         let (mut grad, param) = (grad.shallow_clone(), host::slice(param));
         Tensor::from(on_host(param, host::slice_mut(&mut grad), rows.factors(), join, weight))
+    } else if let Some(gpu) = cuda::kernels_for(&[param, grad], &[]) {
+        cuda::orthogonality::add_gradient(gpu, param, grad, rows, join, weight)
     } else {
         reference(param, grad, rows, join, weight)
     }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use tch::Tensor;
 
+use crate::cuda::Tables;
 use crate::host;
 
 /// A matrix in the flat buffer, row by row; each row belongs to one triplet.
@@ -41,6 +42,7 @@ pub struct Rows {
     triplets: usize,
     blocks: Vec<Block>,
     row_count: usize,
+    pub(crate) tables: Tables,
 }
 
 /// What one task of a parallel pass works on: rows of one factor that follow each other, at least one.
@@ -82,7 +84,7 @@ impl Rows {
             lambda.start == end && (lambda.is_empty() || lambda.len() == triplets),
             "one lambda a triplet"
         );
-        Self { factors, lambda, groups, triplets, blocks, row_count }
+        Self { factors, lambda, groups, triplets, blocks, row_count, tables: Tables::default() }
     }
 
     /// Matrices of which each row belongs to one triplet, in the order of the buffer.

@@ -6,6 +6,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::cuda;
 use crate::host;
 use crate::rows::Rows;
 
@@ -23,6 +24,8 @@ pub fn keep_top(importance: &Tensor, rows: &Rows, budget: usize, min_r: usize, m
     assert!(floors <= budget, "the floors of all adapters fit into the budget");
     if host::all_on_host(&[importance]) && masked.device() == Device::Cpu {
         on_host(host::slice(importance), rows.groups(), budget, min_r, host::flags_mut(masked));
+    } else if let Some(gpu) = cuda::kernels_for(&[importance], &[masked]) {
+        cuda::selection::keep_top(gpu, importance, rows, budget, min_r, masked);
     } else {
         reference(importance, rows, budget, min_r, masked);
     }

@@ -13,6 +13,7 @@
 use rayon::prelude::*;
 use tch::Tensor;
 
+use crate::cuda;
 use crate::host::{self, LANES};
 use crate::rows::Rows;
 use crate::triplets;
@@ -29,6 +30,8 @@ pub fn smooth(
     if host::all_on_host(&[sensitivity, uncertainty, param, grad]) {
         let (s, u) = (host::slice_mut(sensitivity), host::slice_mut(uncertainty));
         Averages::new(beta1, beta2).pass(s, u, host::slice(param), host::slice(grad));
+    } else if let Some(gpu) = cuda::kernels_for(&[sensitivity, uncertainty, param, grad], &[]) {
+        cuda::smoothing::smooth(gpu, sensitivity, uncertainty, param, grad, beta1, beta2);
     } else {
         reference(sensitivity, uncertainty, param, grad, beta1, beta2);
     }
@@ -68,6 +71,18 @@ pub fn smooth_and_score(
         let (s, u) = (host::slice_mut(sensitivity), host::slice_mut(uncertainty));
         let (score, param, grad) = (host::slice_mut(score), host::slice(param), host::slice(grad));
         Averages::new(beta1, beta2).pass_and_score(s, u, score, param, grad, rows);
+    } else if let Some(gpu) = cuda::kernels_for(&[sensitivity, uncertainty, score, param, grad], &[]) {
+        cuda::smoothing::smooth_and_score(
+            gpu,
+            sensitivity,
+            uncertainty,
+            score,
+            param,
+            grad,
+            beta1,
+            beta2,
+            rows,
+        );
     } else {
         score_reference(sensitivity, uncertainty, score, param, grad, beta1, beta2, rows);
     }

@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
+use crate::cuda;
 use crate::host::{self, LANES};
 use crate::rows::Rows;
 
@@ -13,6 +14,8 @@ use crate::rows::Rows;
 pub fn mean(entries: &Tensor, rows: &Rows) -> Tensor {
     if host::all_on_host(&[entries]) {
         Tensor::from_slice(&on_host(host::slice(entries), rows))
+    } else if let Some(gpu) = cuda::kernels_for(&[entries], &[]) {
+        cuda::triplets::mean(gpu, entries, rows)
     } else {
         reference(entries, rows)
     }

@@ -1,17 +1,6 @@
-//! Devices, and the part of libtorch that knows GPUs.
+//! Devices.
 
 use tch::Device;
-
-/// Opens `libtorch_cuda.so` where it loads, so that one program serves machines with and without a GPU: the linker
-/// leaves it out, because no symbol of it is named. Must be called before anything else of libtorch, which asks for
-/// devices once and remembers the answer.
-pub fn open_cuda() {
-    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY};
-    // SAFETY: loading runs libtorch's own initialisers, as it would if the program were linked against it.
-    if let Ok(library) = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_LAZY | RTLD_GLOBAL) } {
-        std::mem::forget(library);
-    }
-}
 
 /// The device that `name` means: `cpu`, or `cuda:0` and so on.
 ///
