@@ -64,8 +64,8 @@ pub fn task(encoder: Checkpoint, paths: &[String], spec: &Planted) -> (Checkpoin
     let dataset = Dataset {
         name: "planted".into(),
         train_available: train.len(),
-        train,
-        dev,
+        train: train.into(),
+        dev: dev.into(),
         target: Target::Scores { width: spec.outputs },
         evaluation: vec![Evaluation::R2],
         truncated: 0,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -127,15 +128,16 @@ pub struct FileHash {
     pub sha256: String,
 }
 
-/// All examples of a task. The fields are public so that a synthetic task can be built without files.
+/// All examples of a task. The fields are public so that a synthetic task can be built without files; the examples are
+/// shared, so that a [`Prefetch`](crate::Prefetch) can hold them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     /// Name of the manifest.
     pub name: String,
     /// Examples to train on.
-    pub train: Vec<Example>,
+    pub train: Arc<[Example]>,
     /// Examples to evaluate on.
-    pub dev: Vec<Example>,
+    pub dev: Arc<[Example]>,
     /// What is to be predicted.
     pub target: Target,
     /// What is reported, the headline first.
@@ -208,8 +210,8 @@ impl Dataset {
         let (dev, dev_truncated) = encoder.encode(dev)?;
         Ok(Self {
             name: name.clone(),
-            train,
-            dev,
+            train: train.into(),
+            dev: dev.into(),
             target: layout.target(),
             evaluation: layout.evaluation().to_vec(),
             train_available,
@@ -290,7 +292,7 @@ mod tests {
         assert_eq!(words(&data.dev), [16, 9, 6, 3]);
         assert_eq!(words(&data.train), [8, 14, 12, 19, 5, 2, 7, 18, 15, 10, 20, 4, 11, 17, 13, 1]);
         assert_eq!(words(&load(("seed = 1", "seed = 2"), 32, None).expect("valid").dev), [4, 16, 12, 11]);
-        for example in data.train.iter().chain(&data.dev) {
+        for example in data.train.iter().chain(data.dev.iter()) {
             assert_eq!(example.label, Label::Class(usize::from(example.ids.len() - 2 > 10)));
         }
     }
@@ -309,7 +311,7 @@ mod tests {
     fn what_was_cut_and_what_was_read_is_told() {
         let data = load(AS_IT_IS, 12, None).expect("valid");
         assert_eq!(data.truncated, 10);
-        assert_eq!(data.train.iter().chain(&data.dev).map(|example| example.ids.len()).max(), Some(12));
+        assert_eq!(data.train.iter().chain(data.dev.iter()).map(|example| example.ids.len()).max(), Some(12));
         let (root, _) = catalogue(AS_IT_IS);
         let content = fs::read(root.path().join("ours/all.csv")).expect("the data file");
         assert_eq!(data.files[1], FileHash { file: "ours/all.csv".into(), sha256: sha256_of(&content) });

@@ -29,8 +29,8 @@ fn load(task: &str, folder: &str) -> Dataset {
 fn check(task: &str, folder: &str, first: &[u32], train: &[Label], dev: &[Label]) {
     let data = load(task, folder);
     assert_eq!(data.train[0].ids, first);
-    assert_eq!(data.train.into_iter().map(|example| example.label).collect::<Vec<_>>(), train);
-    assert_eq!(data.dev.into_iter().map(|example| example.label).collect::<Vec<_>>(), dev);
+    assert_eq!(data.train.iter().map(|example| example.label.clone()).collect::<Vec<_>>(), train);
+    assert_eq!(data.dev.iter().map(|example| example.label.clone()).collect::<Vec<_>>(), dev);
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn all_wheels_are_fetched_and_read() {
 
     let data = load("rotten-tomatoes", &tokenizers[0]);
     assert_eq!((data.train.len(), data.dev.len()), (7530, 1000));
-    let all = || data.train.iter().chain(&data.dev);
+    let all = || data.train.iter().chain(data.dev.iter());
     assert_eq!(all().filter(|example| example.label == Label::Class(1)).count(), 4265);
     // Python, tokenizers 0.22.2 without truncation and padding, ids of each row:
     // sum(len(i) > 32 for i in ids), sum(min(len(i), 32) for i in ids)
@@ -36,7 +36,7 @@ fn all_wheels_are_fetched_and_read() {
 
     let graded = load("movie-snippets", &tokenizers[1]);
     assert_eq!((graded.train.len(), graded.dev.len()), (9605, 1000));
-    let Labels::Scores { width: 1, values } = Labels::of(graded.train.iter().chain(&graded.dev)) else {
+    let Labels::Scores { width: 1, values } = Labels::of(graded.train.iter().chain(graded.dev.iter())) else {
         panic!("one score for each example");
     };
     let positive = values.iter().filter(|value| **value > 0.0).count();
