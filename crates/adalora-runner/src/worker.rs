@@ -141,7 +141,7 @@ pub fn load(spec: &RunSpec, catalogue: &Catalogue) -> Result<(Checkpoint, Datase
         (ModelSpec::Pretrained(model), TaskSpec::Text(text)) => {
             let folder =
                 crate::plan::checkpoint_folder(&model.checkpoint, catalogue).map_err(anyhow::Error::msg)?;
-            let dataset = Dataset::load(catalogue, text, &folder.join("tokenizer.json"))?;
+            let dataset = Dataset::load(catalogue, text, &folder)?;
             let plan = plan(&DataSize::of(&dataset))?;
             Ok((Checkpoint::open(&folder)?, dataset, plan))
         }

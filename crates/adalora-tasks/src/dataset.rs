@@ -122,7 +122,7 @@ pub struct Example {
 /// A file that was read, for a run's provenance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileHash {
-    /// Path inside the materials folder; the tokenizer's as it was given.
+    /// Path inside the materials folder; the tokenizer's with the checkpoint's folder as it was given.
     pub file: String,
     /// In lower-case hexadecimal.
     pub sha256: String,
@@ -153,10 +153,11 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads and tokenizes both splits of the fetched data set `task.data` with a checkpoint's `tokenizer.json`.
+    /// Reads and tokenizes both splits of the fetched data set `task.data` with the tokenizer in a checkpoint's folder:
+    /// `tokenizer.json`, or DeBERTa's `spm.model`.
     ///
     /// The result is a function of the files and of `task`.
-    pub fn load(catalogue: &Catalogue, task: &TaskSpec, tokenizer: &Path) -> Result<Self, TaskError> {
+    pub fn load(catalogue: &Catalogue, task: &TaskSpec, checkpoint: &Path) -> Result<Self, TaskError> {
         let name = &task.data;
         let layout = catalogue.data(name)?;
         let folder = catalogue.folder(name)?;
@@ -165,12 +166,8 @@ impl Dataset {
             Source::Wheel(_) => None,
         };
         let mut files = Vec::new();
-        let encoder = {
-            let content = fs::read(tokenizer).map_err(TaskError::io(tokenizer))?;
-            let encoder = TextEncoder::new(&content, tokenizer, task.max_length, layout.text.len())?;
-            files.push(FileHash { file: tokenizer.display().to_string(), sha256: sha256_of(&content) });
-            encoder
-        };
+        let encoder = TextEncoder::open(checkpoint, task.max_length, layout.text.len())?;
+        files.extend_from_slice(&encoder.files);
         let mut read = |file: &str| {
             let path = folder.join(file);
             let content = fs::read(&path).map_err(TaskError::io(&path))?;
@@ -271,11 +268,12 @@ mod tests {
     ) -> Result<Dataset, TaskError> {
         let (_root, catalogue) = catalogue(change);
         let task = TaskSpec { data: "some".into(), max_length, train_rows };
-        Dataset::load(&catalogue, &task, &tokenizer())
+        Dataset::load(&catalogue, &task, &checkpoint())
     }
 
-    fn tokenizer() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer.json")
+    /// A folder with a tokenizer.
+    fn checkpoint() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
     }
 
     const AS_IT_IS: (&str, &str) = ("", "");
@@ -330,7 +328,7 @@ mod tests {
         ];
         let (root, catalogue) = catalogue(AS_IT_IS);
         let task = TaskSpec { data: "some".into(), max_length: 8, train_rows: None };
-        let no_tokenizer = Dataset::load(&catalogue, &task, &root.path().join("tokenizer.json"));
+        let no_tokenizer = Dataset::load(&catalogue, &task, root.path());
         let errors = errors.into_iter().chain([no_tokenizer]).map(|result| {
             let text = result.expect_err("a fault").to_string();
             let folder = text.split(['/', ' ']).find(|part| part.starts_with(".tmp")).map(String::from);

@@ -211,7 +211,10 @@ pub enum TaskError {
         /// The least that makes sense for this tokenizer.
         least: usize,
     },
-    /// `tokenizer.json` cannot be used.
+    /// A folder without a tokenizer.
+    #[error("{} holds neither tokenizer.json nor spm.model: fetch the checkpoint, or copy its tokenizer there", .0.display())]
+    NoTokenizer(PathBuf),
+    /// The tokenizer's file cannot be used.
     #[error("{}: {source}", .file.display())]
     Tokenizer {
         /// The tokenizer's file.

@@ -23,6 +23,7 @@ mod fetch;
 mod glue;
 mod manifest;
 mod prefetch;
+mod sentencepiece;
 mod tokenize;
 
 pub use batch::{Batch, dev_order, epoch_order};

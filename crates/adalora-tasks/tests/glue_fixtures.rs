@@ -21,7 +21,7 @@ fn load(task: &str, folder: &str) -> Dataset {
     fs::write(manifests.path().join("some.toml"), manifest).expect("a manifest");
     let catalogue = Catalogue::open(manifests.path(), &fixtures()).expect("a catalogue");
     let task = TaskSpec { data: "some".into(), max_length: 64, train_rows: None };
-    Dataset::load(&catalogue, &task, &fixtures().join("tokenizer.json")).expect("a valid data set")
+    Dataset::load(&catalogue, &task, &fixtures()).expect("a valid data set")
 }
 
 /// Ids are line numbers in the fixture's vocabulary: 2 and 3 stand around texts, 17 is `"`.

@@ -15,17 +15,17 @@ fn all_wheels_are_fetched_and_read() {
         assert!(matches!(catalogue.fetch(name), Ok(Fetched::New(_))));
         assert!(matches!(catalogue.fetch(name), Ok(Fetched::Present(_))));
     }
-    let tokenizers = ["bert-tiny", "minilm"].map(|name| {
+    let checkpoints = ["bert-tiny", "minilm"].map(|name| {
         let checkpoint = catalogue.checkpoint(name).expect("fetched");
         assert!(checkpoint.join("config.json").is_file() && checkpoint.join("model.safetensors").is_file());
-        checkpoint.join("tokenizer.json")
+        checkpoint
     });
-    let load = |name: &str, tokenizer| {
+    let load = |name: &str, checkpoint| {
         let task = TaskSpec { data: name.into(), max_length: 32, train_rows: None };
-        Dataset::load(&catalogue, &task, tokenizer).expect("valid")
+        Dataset::load(&catalogue, &task, checkpoint).expect("valid")
     };
 
-    let data = load("rotten-tomatoes", &tokenizers[0]);
+    let data = load("rotten-tomatoes", &checkpoints[0]);
     assert_eq!((data.train.len(), data.dev.len()), (7530, 1000));
     let all = || data.train.iter().chain(data.dev.iter());
     assert_eq!(all().filter(|example| example.label == Label::Class(1)).count(), 4265);
@@ -34,7 +34,7 @@ fn all_wheels_are_fetched_and_read() {
     assert_eq!(data.truncated, 2652);
     assert_eq!(all().map(|example| example.ids.len()).sum::<usize>(), 210181);
 
-    let graded = load("movie-snippets", &tokenizers[1]);
+    let graded = load("movie-snippets", &checkpoints[1]);
     assert_eq!((graded.train.len(), graded.dev.len()), (9605, 1000));
     let Labels::Scores { width: 1, values } = Labels::of(graded.train.iter().chain(graded.dev.iter())) else {
         panic!("one score for each example");

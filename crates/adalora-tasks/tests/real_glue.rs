@@ -72,7 +72,7 @@ fn rows_and_labels_are_as_published() {
             Catalogue::open(&here.join("../../datasets"), materials.path()).expect("the committed manifests");
         catalogue.fetch(name).expect("files with the hashes of the manifest");
         let task = TaskSpec { data: name.into(), max_length: 128, train_rows: None };
-        let data = Dataset::load(&catalogue, &task, &here.join("tests/fixtures/tokenizer.json"))
+        let data = Dataset::load(&catalogue, &task, &here.join("tests/fixtures"))
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(count(&data.dev), dev, "{name}, dev");
         if has_train {
