@@ -48,3 +48,4 @@ cd "$here"
 "$PYTHON" lora_layer.py
 "$PYTHON" bert.py --bert-tiny "$BERT_TINY"
 "$PYTHON_TOKENS" sentencepiece_tokens.py --reviews "$REVIEWS"
+"$PYTHON_TOKENS" parquet_tables.py

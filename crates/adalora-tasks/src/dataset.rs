@@ -9,12 +9,12 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::Catalogue;
-use crate::delimited;
+use crate::catalogue::{Catalogue, Located};
 use crate::error::TaskError;
 use crate::evaluation::Evaluation;
 use crate::fetch::{check_sha256, sha256_of};
-use crate::manifest::{Source, Split};
+use crate::manifest::{DevFiles, Split};
+use crate::rows;
 use crate::tokenize::TextEncoder;
 
 /// `[task]` of an experiment: which data, and how much of it.
@@ -136,8 +136,8 @@ pub struct Dataset {
     pub name: String,
     /// Examples to train on.
     pub train: Arc<[Example]>,
-    /// Examples to evaluate on.
-    pub dev: Arc<[Example]>,
+    /// Examples to evaluate on: one set or more, the headline's first.
+    pub dev: Vec<DevSet>,
     /// What is to be predicted.
     pub target: Target,
     /// What is reported, the headline first.
@@ -152,35 +152,69 @@ pub struct Dataset {
     pub files: Vec<FileHash>,
 }
 
+/// Examples to evaluate on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DevSet {
+    /// What tells its scores from those of other sets of the task; `None` if it is the only one.
+    pub name: Option<String>,
+    /// The examples.
+    pub examples: Arc<[Example]>,
+}
+
+impl DevSet {
+    /// The only one of a task.
+    pub fn only(examples: impl Into<Arc<[Example]>>) -> Self {
+        Self { name: None, examples: examples.into() }
+    }
+
+    /// Under which name a score of this set is reported: `accuracy`, or `accuracy-matched` for one set of several.
+    pub fn score_name(&self, evaluation: Evaluation) -> String {
+        match &self.name {
+            None => evaluation.to_string(),
+            Some(set) => format!("{evaluation}-{set}"),
+        }
+    }
+}
+
 impl Dataset {
+    /// The names of all scores, the headline first: every evaluation of the first dev set, then of the next.
+    pub fn score_names(&self) -> Vec<String> {
+        let of_set = |set: &'_ DevSet| -> Vec<_> {
+            self.evaluation.iter().map(|evaluation| set.score_name(*evaluation)).collect()
+        };
+        self.dev.iter().flat_map(of_set).collect()
+    }
+
     /// Reads and tokenizes both splits of the fetched data set `task.data` with the tokenizer in a checkpoint's folder:
     /// `tokenizer.json`, or DeBERTa's `spm.model`.
     ///
     /// The result is a function of the files and of `task`.
     pub fn load(catalogue: &Catalogue, task: &TaskSpec, checkpoint: &Path) -> Result<Self, TaskError> {
         let name = &task.data;
-        let layout = catalogue.data(name)?;
-        let folder = catalogue.folder(name)?;
-        let fixed = match &catalogue.manifest(name)?.source {
-            Source::Folder(provided) => Some(&provided.sha256),
-            Source::Wheel(_) => None,
-        };
+        catalogue.data(name)?;
+        let Located { source, folder, .. } = catalogue.locate(name)?;
+        let table = catalogue.manifest(name)?.table(source).expect("a data set");
         let mut files = Vec::new();
-        let encoder = TextEncoder::open(checkpoint, task.max_length, layout.text.len())?;
+        let encoder = TextEncoder::open(checkpoint, task.max_length, table.text.len())?;
         files.extend_from_slice(&encoder.files);
         let mut read = |file: &str| {
             let path = folder.join(file);
             let content = fs::read(&path).map_err(TaskError::io(&path))?;
             let sha256 = sha256_of(&content);
-            if let Some(expected) = fixed.and_then(|fixed| fixed.get(file)) {
+            if let Some((_, expected)) = source.hashes().find(|(fixed, _)| *fixed == file) {
                 check_sha256(&path, &sha256, expected)?;
             }
             let inside = path.strip_prefix(&catalogue.materials).expect("data lies in the materials folder");
             files.push(FileHash { file: inside.display().to_string(), sha256 });
-            delimited::read(&content, &path, &layout)
+            rows::read(content, &path, &table)
         };
-        let (mut train, dev) = match &layout.split {
-            Split::Files { train, dev } => (read(train)?, read(dev)?),
+        let (mut train, dev) = match &table.split {
+            Split::Files { train, dev: DevFiles::One(dev) } => (read(train)?, vec![(None, read(dev)?)]),
+            Split::Files { train, dev: DevFiles::Several(dev) } => {
+                let train = read(train)?;
+                let dev = dev.iter().map(|dev| Ok((Some(dev.name.clone()), read(&dev.file)?)));
+                (train, dev.collect::<Result<_, TaskError>>()?)
+            }
             Split::Shuffled { file, dev, seed } => {
                 let mut rows = read(file)?;
                 if *dev >= rows.len() {
@@ -192,7 +226,7 @@ impl Dataset {
                 }
                 rows.shuffle(&mut ChaCha8Rng::seed_from_u64(*seed));
                 let train = rows.split_off(*dev);
-                (train, rows)
+                (train, vec![(None, rows)])
             }
         };
         let train_available = train.len();
@@ -203,16 +237,23 @@ impl Dataset {
             train.shuffle(&mut ChaCha8Rng::seed_from_u64(SAMPLE_SEED));
             train.truncate(asked);
         }
-        let (train, train_truncated) = encoder.encode(train)?;
-        let (dev, dev_truncated) = encoder.encode(dev)?;
+        let mut truncated = 0;
+        let mut encode = |rows| {
+            let (examples, lost) = encoder.encode(rows)?;
+            truncated += lost;
+            Ok::<Arc<[Example]>, TaskError>(examples.into())
+        };
+        let train = encode(train)?;
+        let dev = dev.into_iter().map(|(name, rows)| Ok(DevSet { name, examples: encode(rows)? }));
+        let dev = dev.collect::<Result<_, TaskError>>()?;
         Ok(Self {
             name: name.clone(),
-            train: train.into(),
-            dev: dev.into(),
-            target: layout.target(),
-            evaluation: layout.evaluation().to_vec(),
+            train,
+            dev,
+            target: table.target(),
+            evaluation: table.evaluation().to_vec(),
             train_available,
-            truncated: train_truncated + dev_truncated,
+            truncated,
             pad_id: encoder.pad_id,
             files,
         })
@@ -287,10 +328,13 @@ mod tests {
     #[test]
     fn the_shuffled_split_never_changes() {
         let data = load(AS_IT_IS, 32, None).expect("valid");
-        assert_eq!(words(&data.dev), [16, 9, 6, 3]);
+        assert_eq!(words(&data.dev[0].examples), [16, 9, 6, 3]);
         assert_eq!(words(&data.train), [8, 14, 12, 19, 5, 2, 7, 18, 15, 10, 20, 4, 11, 17, 13, 1]);
-        assert_eq!(words(&load(("seed = 1", "seed = 2"), 32, None).expect("valid").dev), [4, 16, 12, 11]);
-        for example in data.train.iter().chain(data.dev.iter()) {
+        assert_eq!(
+            words(&load(("seed = 1", "seed = 2"), 32, None).expect("valid").dev[0].examples),
+            [4, 16, 12, 11]
+        );
+        for example in data.train.iter().chain(data.dev[0].examples.iter()) {
             assert_eq!(example.label, Label::Class(usize::from(example.ids.len() - 2 > 10)));
         }
     }
@@ -309,7 +353,10 @@ mod tests {
     fn what_was_cut_and_what_was_read_is_told() {
         let data = load(AS_IT_IS, 12, None).expect("valid");
         assert_eq!(data.truncated, 10);
-        assert_eq!(data.train.iter().chain(data.dev.iter()).map(|example| example.ids.len()).max(), Some(12));
+        assert_eq!(
+            data.train.iter().chain(data.dev[0].examples.iter()).map(|example| example.ids.len()).max(),
+            Some(12)
+        );
         let (root, _) = catalogue(AS_IT_IS);
         let content = fs::read(root.path().join("ours/all.csv")).expect("the data file");
         assert_eq!(data.files[1], FileHash { file: "ours/all.csv".into(), sha256: sha256_of(&content) });

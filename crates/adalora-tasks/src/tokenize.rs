@@ -7,9 +7,9 @@ use rayon::prelude::*;
 use tokenizers::{EncodeInput, PostProcessor, Tokenizer, TruncationParams};
 
 use crate::dataset::{Example, FileHash};
-use crate::delimited::Row;
 use crate::error::TaskError;
 use crate::fetch::sha256_of;
+use crate::rows::Row;
 use crate::sentencepiece;
 
 /// A checkpoint's tokenizer with our own truncation and without its padding.
