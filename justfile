@@ -25,7 +25,7 @@ list: setup
 report EXPERIMENT: setup
     @cargo run -q -p adalora-runner -- report "$@"
 
-# Download data sets and checkpoints that manifests in datasets/ name
+# Download data sets and checkpoints: just fetch sst-2, just fetch model microsoft/deberta-v3-base
 fetch *NAMES: setup
     @cargo run -q -p adalora-runner -- fetch "$@"
 

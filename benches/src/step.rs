@@ -6,7 +6,7 @@ use adalora_models::Checkpoint;
 use adalora_runner::experiment::RunSpec;
 use adalora_runner::plan::{DataSize, Plan};
 use adalora_runner::trainer::Trainer;
-use adalora_tasks::{Catalogue, Dataset, Evaluation, Example, Label, Target};
+use adalora_tasks::{Catalogue, Dataset, DevSet, Evaluation, Example, Label, Target};
 use tch::Device;
 
 /// Size of an encoder and of its batches.
@@ -112,9 +112,9 @@ pub fn trainer(shape: &Shape, variant: Variant, dropout: f64) -> Trainer<'static
     };
     let dataset = Box::leak(Box::new(Dataset {
         name: "random tokens".into(),
-        train: examples(64 * shape.rows),
+        train: examples(64 * shape.rows).into(),
         train_available: 64 * shape.rows,
-        dev: examples(shape.rows),
+        dev: vec![DevSet::only(examples(shape.rows))],
         target: Target::Classes(vec!["0".into(), "1".into()]),
         evaluation: vec![Evaluation::Accuracy],
         truncated: 0,

@@ -47,7 +47,7 @@ fn data_size(spec: &RunSpec, catalogue: &Catalogue) -> Result<DataSize, Problem>
         (TaskSpec::Text(task), ModelSpec::Pretrained(model)) => {
             let folder = checkpoint_folder(&model.checkpoint, catalogue)
                 .map_err(|message| problem("model.pretrained.checkpoint", message))?;
-            let dataset = Dataset::load(catalogue, task, &folder.join("tokenizer.json"))
+            let dataset = Dataset::load(catalogue, task, &folder)
                 .map_err(|error| problem("task.text.data", error.to_string()))?;
             Ok(DataSize::of(&dataset))
         }

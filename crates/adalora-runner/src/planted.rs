@@ -2,7 +2,7 @@
 //! layers. Importance that works puts the ranks there.
 
 use adalora_models::{Bert, BertConfig, Checkpoint, Head, Input};
-use adalora_tasks::{Dataset, Evaluation, Example, Label, Target};
+use adalora_tasks::{Dataset, DevSet, Evaluation, Example, Label, Target};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -64,8 +64,8 @@ pub fn task(encoder: Checkpoint, paths: &[String], spec: &Planted) -> (Checkpoin
     let dataset = Dataset {
         name: "planted".into(),
         train_available: train.len(),
-        train,
-        dev,
+        train: train.into(),
+        dev: vec![DevSet::only(dev)],
         target: Target::Scores { width: spec.outputs },
         evaluation: vec![Evaluation::R2],
         truncated: 0,

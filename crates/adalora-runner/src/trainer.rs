@@ -8,7 +8,7 @@ use adalora_kernels::clip::{clip, norm};
 use adalora_kernels::dropout::Dropout;
 use adalora_models::{Bert, Checkpoint, Head, Input, Loss, ModelError, Settled};
 use adalora_report::{DevRecord, TrainRecord};
-use adalora_tasks::{Batch, Dataset, Labels, dev_order, epoch_order};
+use adalora_tasks::{Batch, Dataset, DevSet, Labels, dev_order, epoch_order};
 use tch::{Device, Kind, Tensor};
 
 use crate::experiment::{Gradient, ModelSpec, ObservationSpec, RunSpec, Weights};
@@ -298,13 +298,23 @@ impl<'a> Trainer<'a> {
         Ok(losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64)
     }
 
-    /// Loss and scores on the dev set.
+    /// Loss on the first dev set, and the scores on all.
     pub fn evaluate(&self, seconds: f64) -> DevRecord {
         let _guard = tch::no_grad_guard();
-        let order = dev_order(&self.dataset.dev, self.spec.train.batch_size);
+        let sets: Vec<_> = self.dataset.dev.iter().map(|set| self.evaluate_on(set)).collect();
+        DevRecord {
+            step: self.finished,
+            loss: sets[0].0,
+            scores: sets.into_iter().flat_map(|(_, scores)| scores).collect(),
+            seconds,
+        }
+    }
+
+    fn evaluate_on(&self, set: &DevSet) -> (f64, Vec<(String, f64)>) {
+        let order = dev_order(&set.examples, self.spec.train.batch_size);
         let (mut loss, mut classes, mut scores) = (0.0, Vec::new(), Vec::new());
         for indices in &order {
-            let batch = Batch::collate(&self.dataset.dev, indices, self.dataset.pad_id);
+            let batch = Batch::collate(&set.examples, indices, self.dataset.pad_id);
             let (sum, logits) = self.loss(&batch, None);
             loss += sum.double_value(&[]);
             match batch.labels {
@@ -315,18 +325,14 @@ impl<'a> Trainer<'a> {
                 }
             }
         }
-        let labels = Labels::of(order.iter().flatten().map(|&index| &self.dataset.dev[index]));
+        let labels = Labels::of(order.iter().flatten().map(|&index| &set.examples[index]));
         let predicted = match &labels {
             Labels::Classes(_) => Labels::Classes(classes),
             Labels::Scores { width, .. } => Labels::Scores { width: *width, values: scores },
         };
         let scores = self.dataset.evaluation.iter();
-        DevRecord {
-            step: self.finished,
-            loss: loss / self.dataset.dev.len() as f64,
-            scores: scores.map(|own| (own.name().to_owned(), own.score(&predicted, &labels))).collect(),
-            seconds,
-        }
+        let scores = scores.map(|own| (set.score_name(*own), own.score(&predicted, &labels)));
+        (loss / set.examples.len() as f64, scores.collect())
     }
 
     /// Checks that a finished run has exactly the triplets of its budget.

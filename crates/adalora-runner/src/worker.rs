@@ -144,7 +144,7 @@ pub fn load(spec: &RunSpec, catalogue: &Catalogue) -> Result<(Checkpoint, Datase
         (ModelSpec::Pretrained(model), TaskSpec::Text(text)) => {
             let folder =
                 crate::plan::checkpoint_folder(&model.checkpoint, catalogue).map_err(anyhow::Error::msg)?;
-            let dataset = Dataset::load(catalogue, text, &folder.join("tokenizer.json"))?;
+            let dataset = Dataset::load(catalogue, text, &folder)?;
             let plan = plan(&DataSize::of(&dataset))?;
             Ok((Checkpoint::open(&folder)?, dataset, plan))
         }
@@ -171,7 +171,7 @@ fn train(
     let seconds = || start.elapsed().as_secs_f64();
     let mut best: Option<StepScores> = None;
     let mut last = None;
-    let headline = dataset.evaluation[0].name();
+    let headline = &dataset.score_names()[0];
     while trainer.finished() < plan.total_steps {
         if stop.load(Ordering::Relaxed) {
             return Ok(Outcome::Interrupted);
@@ -228,7 +228,7 @@ fn train(
         seed: job.seed,
         task: dataset.name.clone(),
         steps: plan.total_steps,
-        evaluation: dataset.evaluation.iter().map(|own| own.name().to_owned()).collect(),
+        evaluation: dataset.score_names(),
         best: best.unwrap_or_else(|| last.clone()),
         last,
         parameters: Parameters {

@@ -4,7 +4,7 @@ use adalora_models::Checkpoint;
 use adalora_runner::experiment::RunSpec;
 use adalora_runner::plan::{DataSize, Plan};
 use adalora_runner::trainer::Trainer;
-use adalora_tasks::{Catalogue, Dataset, Evaluation, Example, Label, Target};
+use adalora_tasks::{Catalogue, Dataset, DevSet, Evaluation, Example, Label, Target};
 use tch::{Device, Tensor};
 
 const SETTINGS: &str = r#"
@@ -90,7 +90,7 @@ impl Setting {
             // 45 is no multiple of anything here: the last batch is short, and so is the last window of batches.
             train: examples(45).collect(),
             train_available: 45,
-            dev: examples(30).collect(),
+            dev: vec![DevSet::only(examples(30).collect::<Vec<_>>())],
             target: Target::Classes(["a", "b", "c"].map(String::from).to_vec()),
             evaluation: vec![Evaluation::Accuracy],
             truncated: 0,

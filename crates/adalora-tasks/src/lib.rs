@@ -6,7 +6,8 @@
 //! 1. [`Catalogue`] finds manifests by name, and [`Catalogue::fetch`] brings what they name onto the disk;
 //! 2. [`Dataset::load`] reads both splits and tokenizes them, as the `[task]` table of an experiment ([`TaskSpec`])
 //!    asks;
-//! 3. [`epoch_order`] and [`dev_order`] cut examples into batches, and [`Batch::collate`] pads one;
+//! 3. [`epoch_order`] and [`dev_order`] cut examples into batches, [`Batch::collate`] pads one, and [`Prefetch`] does so
+//!    ahead of time;
 //! 4. [`Evaluation::score`] compares predictions with labels.
 //!
 //! What [`Catalogue::data`] returns tells a task's [`Target`] and [`Evaluation`]s before anything is fetched.
@@ -20,13 +21,20 @@ mod error;
 mod evaluation;
 mod fetch;
 mod glue;
+mod hub;
 mod manifest;
+mod parquet;
+mod prefetch;
+mod rows;
+mod sentencepiece;
 mod tokenize;
 
 pub use batch::{Batch, dev_order, epoch_order};
 pub use catalogue::Catalogue;
-pub use dataset::{Dataset, Example, FileHash, Label, Labels, Target, TaskSpec};
-pub use error::{ManifestRule, RowProblem, TaskError};
+pub use dataset::{Dataset, DevSet, Example, FileHash, Label, Labels, Target, TaskSpec};
+pub use error::{HubProblem, ManifestRule, Place, RowProblem, TaskError};
 pub use evaluation::Evaluation;
 pub use fetch::Fetched;
-pub use manifest::{Delimited, Manifest};
+pub use hub::{Hub, Progress};
+pub use manifest::{Manifest, Table};
+pub use prefetch::Prefetch;

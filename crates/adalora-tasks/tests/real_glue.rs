@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use adalora_tasks::{Catalogue, Dataset, Example, Label, TaskSpec};
+use adalora_tasks::{Catalogue, Dataset, Example, Hub, Label, TaskSpec};
 use tempfile::TempDir;
 
 /// Folder, manifest, and the number of examples in each class (or of all, for scores) in train and dev, as counted
@@ -68,13 +68,14 @@ fn rows_and_labels_are_as_published() {
         let stand_in = if has_train { "train.tsv" } else { "dev.tsv" };
         symlink(source.join(stand_in), linked.join("train.tsv")).expect("a link");
 
+        let offline = Hub::at("http://localhost", materials.path()).offline();
         let catalogue =
             Catalogue::open(&here.join("../../datasets"), materials.path()).expect("the committed manifests");
-        catalogue.fetch(name).expect("files with the hashes of the manifest");
+        catalogue.fetch(name, &offline).expect("files with the hashes of the manifest");
         let task = TaskSpec { data: name.into(), max_length: 128, train_rows: None };
-        let data = Dataset::load(&catalogue, &task, &here.join("tests/fixtures/tokenizer.json"))
+        let data = Dataset::load(&catalogue, &task, &here.join("tests/fixtures"))
             .unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(count(&data.dev), dev, "{name}, dev");
+        assert_eq!(count(&data.dev[0].examples), dev, "{name}, dev");
         if has_train {
             assert_eq!(count(&data.train), train, "{name}, train");
         }
