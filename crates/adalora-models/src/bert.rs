@@ -43,29 +43,33 @@ struct Block {
 }
 
 #[derive(Debug)]
-struct LayerNorm {
+pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
 }
 
 impl LayerNorm {
-    fn load(checkpoint: &Checkpoint, path: &str, device: Device) -> Self {
+    pub(crate) fn load(checkpoint: &Checkpoint, path: &str, device: Device) -> Self {
         let tensor = |name: &str| checkpoint.tensor(&format!("{path}.LayerNorm.{name}"), device);
-        Self { weight: tensor("weight"), bias: tensor("bias"), eps: checkpoint.config().layer_norm_eps }
+        Self { weight: tensor("weight"), bias: tensor("bias"), eps: checkpoint.config().layer_norm_eps() }
     }
 
-    fn forward(&self, x: &Tensor) -> Tensor {
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, false)
     }
 }
 
 impl Bert {
-    /// The frozen encoder of a checkpoint, on `device`. `dropout` replaces the configuration's, both inside
-    /// attention and outside.
-    pub fn new(checkpoint: &Checkpoint, dropout: Option<f64>, device: Device) -> Self {
-        let config = checkpoint.config();
-        let linears = config.linears().into_iter().map(|shape| {
+    /// The frozen encoder of a checkpoint with this configuration, on `device`. `dropout` replaces the
+    /// configuration's, both inside attention and outside.
+    pub(crate) fn new(
+        checkpoint: &Checkpoint,
+        config: &BertConfig,
+        dropout: Option<f64>,
+        device: Device,
+    ) -> Self {
+        let linears = checkpoint.config().linears().into_iter().map(|shape| {
             let tensor = |name: &str| checkpoint.tensor(&format!("{}.{name}", shape.path), device);
             let (weight, bias) = (tensor("weight"), tensor("bias"));
             Linear::new(shape.path, weight, Some(bias))
@@ -110,7 +114,7 @@ impl Bert {
         }
     }
 
-    /// The linear layers, in the order of [`BertConfig::linears`].
+    /// The linear layers, in the order of [`EncoderConfig::linears`](crate::EncoderConfig::linears).
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.blocks.iter().flat_map(|block| {
             let Block { query, key, value, attention_output, intermediate, output, .. } = block;
@@ -165,12 +169,7 @@ impl Bert {
         let context = context.transpose(1, 2).reshape([rows, width, hidden]);
         let attended = block.attention_output.forward(&context).dropout(self.dropout, train);
         let x = block.attention_norm.forward(&(attended + x));
-        let wide = block.intermediate.forward(&x);
-        let wide = match self.activation {
-            Activation::Gelu => wide.gelu("none"),
-            Activation::GeluTanh => wide.gelu("tanh"),
-            Activation::Relu => wide.relu(),
-        };
+        let wide = self.activation.apply(&block.intermediate.forward(&x));
         let out = block.output.forward(&wide).dropout(self.dropout, train);
         block.output_norm.forward(&(out + x))
     }
@@ -178,9 +177,9 @@ impl Bert {
 
 /// `(rows, 1, 1, width)`: 0 where there is a token, the lowest finite number of the dtype where there is none. Not
 /// minus infinity, from which a row without any token would get NaN.
-fn additive_mask(tokens: &Tensor, kind: Kind) -> Tensor {
+pub(crate) fn additive_mask(tokens: &Tensor, kind: Kind) -> Tensor {
     let lowest = match kind {
-        Kind::BFloat16 => -3.389_531_4e38,
+        Kind::BFloat16 => -3.389_531_389_251_535_5e38,
         Kind::Half => -65504.0,
         _ => f64::from(f32::MIN),
     };

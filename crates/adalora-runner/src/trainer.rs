@@ -2,7 +2,7 @@
 
 use adalora::{AdamW, AllocationError, Arena, LearningRate, Orthogonality, RankAllocator, Start};
 use adalora_kernels::clip::{clip, norm};
-use adalora_models::{Bert, Checkpoint, Head, Input, Loss, ModelError};
+use adalora_models::{Checkpoint, Encoder, Head, Input, Loss, ModelError};
 use adalora_report::{DevRecord, TrainRecord};
 use adalora_tasks::{Batch, Dataset, Labels, dev_order, epoch_order};
 use tch::{Device, Kind, Tensor};
@@ -18,7 +18,7 @@ pub struct Trainer<'a> {
     dataset: &'a Dataset,
     seed: u64,
     device: Device,
-    encoder: Bert,
+    encoder: Encoder,
     head: Head,
     arena: Arena,
     orthogonality: Option<Orthogonality>,
@@ -92,16 +92,14 @@ impl<'a> Trainer<'a> {
             ModelSpec::Random(_) => (None, None),
         };
         let config = checkpoint.config();
-        let classifier_dropout = classifier_dropout
-            .or(dropout)
-            .or(config.classifier_dropout)
-            .unwrap_or(config.hidden_dropout_prob);
+        let classifier_dropout =
+            classifier_dropout.or(dropout).unwrap_or_else(|| config.classifier_dropout());
 
-        let mut encoder = Bert::new(checkpoint, dropout, device);
+        let mut encoder = Encoder::new(checkpoint, dropout, device);
         let start = Head::start(checkpoint, plan.outputs, seed);
         let arena = Arena::new(plan.layout.clone(), start.extras, device, seed);
         encoder.attach(&plan.places, arena.adapters(spec.adapter.alpha() / spec.adapter.rank() as f64));
-        let head = Head::new(&arena, classifier_dropout);
+        let head = Head::new(config, &arena, classifier_dropout);
 
         let orthogonality = spec.orthogonality.map(|form| Orthogonality::new(form, arena.layout()));
         let allocator = spec.importance.as_ref().zip(plan.schedule.clone()).map(|(importance, schedule)| {
