@@ -47,7 +47,7 @@ def small_config(**sizes):
     )
 
 
-def randomise(model, seed):
+def randomise(model, seed, weights=0.3):
     """Values large enough that a wrong layer, bias or LayerNorm shows in the first digits."""
     gen = generator(seed)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def randomise(model, seed):
             elif name.endswith("bias"):
                 parameter.copy_(normal(parameter.shape, 0.2, gen))
             else:
-                parameter.copy_(normal(parameter.shape, 0.8 if "embeddings" in name else 0.3, gen))
+                parameter.copy_(normal(parameter.shape, 0.8 if "embeddings" in name else weights, gen))
 
 
 def padded_batch(lengths, config, seed):

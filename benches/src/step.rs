@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adalora_models::Checkpoint;
+use adalora_models::{Checkpoint, DebertaConfig, EncoderConfig};
 use adalora_runner::experiment::RunSpec;
 use adalora_runner::plan::{DataSize, Plan};
 use adalora_runner::trainer::Trainer;
@@ -14,6 +14,8 @@ use tch::Device;
 pub struct Shape {
     /// Name in the tables.
     pub name: &'static str,
+    /// Whether it is a DeBERTaV3; otherwise it is a BERT.
+    pub deberta: bool,
     /// Blocks.
     pub layers: usize,
     /// Width of the hidden states.
@@ -31,12 +33,26 @@ pub struct Shape {
 /// MiniLM-L6 (Wang et al., 2020), 16 sequences of 128 tokens.
 pub const MINILM: Shape = Shape {
     name: "MiniLM 16x128",
+    deberta: false,
     layers: 6,
     hidden: 384,
     heads: 12,
     intermediate: 1536,
     rows: 16,
     width: 128,
+};
+
+/// DeBERTaV3-small (He et al., 2021), 16 sequences of 64 tokens. Its vocabulary is cut down to BERT's: the embedding is
+/// frozen, and only looked up.
+pub const DEBERTA_SMALL: Shape = Shape {
+    name: "DeBERTa-small 16x64",
+    deberta: true,
+    layers: 6,
+    hidden: 768,
+    heads: 12,
+    intermediate: 3072,
+    rows: 16,
+    width: 64,
 };
 
 /// What is trained, and in which phase.
@@ -129,9 +145,31 @@ pub fn trainer(shape: &Shape, variant: Variant, dropout: f64) -> Trainer<'static
         &data,
     )
     .expect("the settings keep every rule");
-    plan.config.hidden_dropout_prob = dropout;
-    plan.config.attention_probs_dropout_prob = dropout;
+    // Both families have the same six layers in a block, in the same order: the plan's layout is right for either.
+    let EncoderConfig::Bert(bert) = &mut plan.config else { unreachable!("a random encoder is a BERT") };
+    bert.hidden_dropout_prob = dropout;
+    bert.attention_probs_dropout_prob = dropout;
+    if shape.deberta {
+        plan.config = EncoderConfig::Deberta(deberta(shape, dropout));
+    }
     let plan = Box::leak(Box::new(plan));
     let checkpoint = Checkpoint::random(plan.config.clone(), 2, 1);
     Trainer::new(spec, plan, dataset, &checkpoint, 1, Device::Cpu).expect("a random checkpoint is complete")
+}
+
+fn deberta(shape: &Shape, dropout: f64) -> DebertaConfig {
+    serde_json::from_value(serde_json::json!({
+        "vocab_size": 30522,
+        "num_hidden_layers": shape.layers,
+        "hidden_size": shape.hidden,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.intermediate,
+        "max_position_embeddings": 512,
+        "position_buckets": 256,
+        "layer_norm_eps": 1e-7,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+    }))
+    .expect("a whole configuration")
 }

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::time::Instant;
 
-use adalora_benches::step::{MINILM, Variant, trainer};
+use adalora_benches::step::{DEBERTA_SMALL, MINILM, Variant, trainer};
 use rustix::time::{ClockId, clock_gettime};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [shape, dropout, threads] = arguments.as_slice() else { panic!("peer_step SHAPE DROPOUT THREADS") };
-    let shape = [MINILM].into_iter().find(|own| own.name == shape).expect("a shape of the step bench");
+    let shape =
+        [MINILM, DEBERTA_SMALL].into_iter().find(|own| own.name == shape).expect("a shape of the step bench");
     let dropout = dropout.parse().expect("dropout is a number");
     let threads: usize = threads.parse().expect("threads is a number");
     tch::set_num_threads(threads as i32);

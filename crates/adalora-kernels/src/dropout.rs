@@ -62,6 +62,11 @@ impl Dropout {
     }
 }
 
+/// `dropout` applied to `x`, or `x` where there is none.
+pub fn apply(dropout: Option<&Dropout>, x: &Tensor, p: f64) -> Tensor {
+    dropout.map_or_else(|| x.shallow_clone(), |dropout| dropout.apply(x, p))
+}
+
 /// Splitmix64: a bijection whose values for neighbouring arguments have nothing in common.
 fn mix(x: u64) -> u64 {
     let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);

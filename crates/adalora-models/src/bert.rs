@@ -1,7 +1,7 @@
 //! The BERT encoder (Devlin et al., 2019), frozen, in the layout of `transformers`' `BertModel`.
 
 use adalora_adapter::{Adapter, Linear};
-use adalora_kernels::dropout::Dropout;
+use adalora_kernels::dropout::{self, Dropout};
 use tch::{Device, Kind, Tensor};
 
 use crate::{Activation, BertConfig, Checkpoint};
@@ -44,30 +44,35 @@ struct Block {
 }
 
 #[derive(Debug)]
-struct LayerNorm {
+pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
 }
 
 impl LayerNorm {
-    fn forward(&self, x: &Tensor) -> Tensor {
+    pub(crate) fn load(checkpoint: &Checkpoint, path: &str, device: Device) -> Self {
+        let tensor = |name: &str| checkpoint.tensor(&format!("{path}.LayerNorm.{name}"), device);
+        Self { weight: tensor("weight"), bias: tensor("bias"), eps: checkpoint.config().layer_norm_eps() }
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, false)
     }
 }
 
 impl Bert {
-    /// The frozen encoder of a checkpoint, in the dtype `kind` on `device`. `dropout` replaces the configuration's,
-    /// both inside attention and outside.
-    pub fn new(checkpoint: &Checkpoint, dropout: Option<f64>, kind: Kind, device: Device) -> Self {
-        let config = checkpoint.config();
-        let load = |name: &str| checkpoint.tensor(name, device).to_kind(kind);
-        let norm = |path: &str| LayerNorm {
-            weight: load(&format!("{path}.LayerNorm.weight")),
-            bias: load(&format!("{path}.LayerNorm.bias")),
-            eps: config.layer_norm_eps,
-        };
-        let linears = config.linears().into_iter().map(|shape| {
+    /// The frozen encoder of a checkpoint with this configuration, on `device`. `dropout` replaces the
+    /// configuration's, both inside attention and outside.
+    pub(crate) fn new(
+        checkpoint: &Checkpoint,
+        config: &BertConfig,
+        dropout: Option<f64>,
+        device: Device,
+    ) -> Self {
+        let load = |name: &str| checkpoint.tensor(name, device);
+        let norm = |path: &str| LayerNorm::load(checkpoint, path, device);
+        let linears = checkpoint.config().linears().into_iter().map(|shape| {
             let [weight, bias] = ["weight", "bias"].map(|name| load(&format!("{}.{name}", shape.path)));
             Linear::new(shape.path, weight, Some(bias))
         });
@@ -106,7 +111,7 @@ impl Bert {
         }
     }
 
-    /// The linear layers, in the order of [`BertConfig::linears`].
+    /// The linear layers, in the order of [`EncoderConfig::linears`](crate::EncoderConfig::linears).
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.blocks.iter().flat_map(|block| {
             let Block { query, key, value, attention_output, intermediate, output, .. } = block;
@@ -146,7 +151,7 @@ impl Bert {
     }
 
     fn drop(&self, x: Tensor, dropout: Option<&Dropout>) -> Tensor {
-        dropout.map_or_else(|| x.shallow_clone(), |own| own.apply(&x, self.dropout))
+        dropout::apply(dropout, &x, self.dropout)
     }
 
     fn block(&self, block: &Block, x: &Tensor, mask: Option<&Tensor>, dropout: Option<&Dropout>) -> Tensor {
@@ -158,12 +163,7 @@ impl Bert {
         let context = context.transpose(1, 2).reshape([rows, width, hidden]);
         let attended = self.drop(block.attention_output.forward(&context), dropout);
         let x = block.attention_norm.forward(&(attended + x));
-        let wide = block.intermediate.forward(&x);
-        let wide = match self.activation {
-            Activation::Gelu => wide.gelu("none"),
-            Activation::GeluTanh => wide.gelu("tanh"),
-            Activation::Relu => wide.relu(),
-        };
+        let wide = self.activation.apply(&block.intermediate.forward(&x));
         let out = self.drop(block.output.forward(&wide), dropout);
         block.output_norm.forward(&(out + x))
     }
@@ -199,7 +199,7 @@ fn attention(
 
 /// `(rows, 1, 1, width)`: 0 where there is a token, about the lowest finite number of the dtype where there is none. Not
 /// minus infinity, from which a row without any token would get NaN.
-fn additive_mask(tokens: &Tensor, kind: Kind) -> Tensor {
+pub(crate) fn additive_mask(tokens: &Tensor, kind: Kind) -> Tensor {
     let lowest = match kind {
         Kind::BFloat16 => -3.389e38,
         Kind::Half => -65504.0,

@@ -1,87 +1,146 @@
 //! The tensors of a checkpoint, by name, checked against its configuration.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use adalora_adapter::random::Random;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
-use crate::{BertConfig, ModelError};
+use crate::torch_file::TorchFile;
+use crate::{EncoderConfig, ModelError};
 
-/// A BERT-family checkpoint: configuration, and f32 tensors under one spelling of their names.
+/// A checkpoint: configuration, and the encoder's tensors under one spelling of their names.
 ///
-/// The prefix `bert.` is taken off, and the old `LayerNorm.gamma` and `beta` become `weight` and `bias`.
+/// The family's prefix is taken off, and the old `LayerNorm.gamma` and `beta` become `weight` and `bias`.
 #[derive(Debug)]
 pub struct Checkpoint {
-    config: BertConfig,
+    config: EncoderConfig,
     tensors: BTreeMap<String, Tensor>,
 }
 
+/// A tensor of a file, before it is read.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<i64>,
+    pub(crate) dtype: Dtype,
+}
+
+impl Stored {
+    /// The dtype, if it is one that we read.
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        match self.dtype {
+            Dtype::F32 => Some(Kind::Float),
+            Dtype::F16 => Some(Kind::Half),
+            Dtype::BF16 => Some(Kind::BFloat16),
+            _ => None,
+        }
+    }
+}
+
+/// The file of a checkpoint's folder that holds its tensors: `model.safetensors`, or else `pytorch_model.bin`.
+///
+/// # Errors
+///
+/// If the folder has neither.
+pub fn tensors_file(folder: &Path) -> Result<PathBuf, ModelError> {
+    let files = ["model.safetensors", "pytorch_model.bin"].map(|name| folder.join(name));
+    let found = files.into_iter().find(|path| path.is_file());
+    found.ok_or_else(|| ModelError::NoTensors { folder: folder.into() })
+}
+
 impl Checkpoint {
-    /// Reads a folder in Hugging Face's layout.
+    /// Reads a folder in Hugging Face's layout. Tensors become f32.
     ///
     /// # Errors
     ///
     /// A file that is missing, malformed or truncated; tensors of the encoder that are missing, or whose shape is
     /// not what the configuration says. What the file holds beyond the encoder is left alone.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        let config = BertConfig::open(folder)?;
-        let path = folder.join("model.safetensors");
-        let bytes = std::fs::read(&path).map_err(|source| ModelError::File { path: path.clone(), source })?;
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|source| ModelError::Format { path: path.clone(), source })?;
-        let views: BTreeMap<_, _> = file.iter().map(|(name, view)| (plain_name(name), view)).collect();
+        let config = EncoderConfig::open(folder)?;
+        let path = tensors_file(folder)?;
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            let bytes =
+                std::fs::read(&path).map_err(|source| ModelError::File { path: path.clone(), source })?;
+            let file = SafeTensors::deserialize(&bytes)
+                .map_err(|source| ModelError::Format { path: path.clone(), source })?;
+            let stored = file.iter().map(|(name, view)| Stored {
+                name: name.to_owned(),
+                shape: view.shape().iter().map(|&size| size as i64).collect(),
+                dtype: view.dtype(),
+            });
+            Self::read(config, &path, stored, |own, kind| {
+                let view = file.tensor(&own.name).expect("the name is one of the file's");
+                Ok(Tensor::from_data_size(view.data(), &own.shape, kind).to_kind(Kind::Float))
+            })
+        } else {
+            let mut file = TorchFile::open(&path)?;
+            let stored: Vec<_> = file.stored().collect();
+            Self::read(config, &path, stored.into_iter(), |own, kind| {
+                file.tensor(&own.name, kind)
+                    .map_err(|problem| ModelError::TorchFile { path: path.clone(), problem })
+            })
+        }
+    }
 
-        let mut tensors = BTreeMap::new();
-        let mut missing = Vec::new();
-        let head = config.head_tensors().into_iter().filter(|(name, _)| views.contains_key(name));
-        for (name, expected) in config.tensors().into_iter().chain(head) {
-            let Some(view) = views.get(&name) else {
+    /// Reads what the encoder and the head need of what a file has. `values` gives a tensor, whose dtype is the
+    /// second argument, as f32.
+    fn read(
+        config: EncoderConfig,
+        path: &Path,
+        stored: impl Iterator<Item = Stored>,
+        mut values: impl FnMut(&Stored, Kind) -> Result<Tensor, ModelError>,
+    ) -> Result<Self, ModelError> {
+        let prefix = config.prefix();
+        let stored: BTreeMap<_, _> = stored.map(|own| (plain_name(&own.name, prefix), own)).collect();
+        let pooler = config.pooler_tensors().into_iter().filter(|(name, _)| stored.contains_key(name));
+        // A classifier of the checkpoint is of another task, unless its shape says otherwise: see `Head::start`.
+        let classifier = ["classifier.weight", "classifier.bias"]
+            .into_iter()
+            .filter_map(|name| stored.get(name).map(|own| (name.to_owned(), own.shape.clone())));
+        let (mut tensors, mut missing) = (BTreeMap::new(), Vec::new());
+        for (name, expected) in config.tensors().into_iter().chain(pooler).chain(classifier) {
+            let Some(own) = stored.get(&name) else {
                 missing.push(name);
                 continue;
             };
-            let found: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
-            if found != expected {
-                return Err(ModelError::Shape { path, name, expected, found });
+            let path = path.to_owned();
+            if own.shape != expected {
+                return Err(ModelError::Shape { path, name, expected, found: own.shape.clone() });
             }
-            let Some(tensor) = to_f32(view) else {
-                return Err(ModelError::Dtype { path, name, found: format!("{:?}", view.dtype()) });
+            let Some(kind) = own.kind() else {
+                return Err(ModelError::Dtype { path, name, found: format!("{:?}", own.dtype) });
             };
-            tensors.insert(name, tensor);
-        }
-        // A classifier of the checkpoint is of another task, unless its shape says otherwise: see `Head::start`.
-        for name in ["classifier.weight", "classifier.bias"] {
-            if let Some(tensor) = views.get(name).and_then(to_f32) {
-                tensors.insert(name.to_owned(), tensor);
-            }
+            tensors.insert(name, values(own, kind)?);
         }
         if missing.is_empty() {
             Ok(Self { config, tensors })
         } else {
-            Err(ModelError::Missing { path, names: missing })
+            Err(ModelError::Missing { path: path.into(), names: missing })
         }
     }
 
     /// A model with random weights, head of `outputs` logits included: linear layers keep the size of what passes
     /// through them, embeddings are standard normal, LayerNorm does nothing, biases are 0.
-    pub fn random(config: BertConfig, outputs: usize, seed: u64) -> Self {
+    pub fn random(config: EncoderConfig, outputs: usize, seed: u64) -> Self {
         let mut random = Random::new(seed, "random encoder");
         let classifier = [
-            ("classifier.weight".to_owned(), vec![outputs as i64, config.hidden_size as i64]),
+            ("classifier.weight".to_owned(), vec![outputs as i64, config.hidden_size() as i64]),
             ("classifier.bias".to_owned(), vec![outputs as i64]),
         ];
-        let shapes = config.tensors().into_iter().chain(config.head_tensors()).chain(classifier);
+        let shapes = config.tensors().into_iter().chain(config.pooler_tensors()).chain(classifier);
         let tensors = shapes
             .map(|(name, shape)| {
                 let tensor = if name.ends_with("LayerNorm.weight") {
                     Tensor::ones(shape.as_slice(), (Kind::Float, Device::Cpu))
                 } else if name.ends_with("bias") {
                     Tensor::zeros(shape.as_slice(), (Kind::Float, Device::Cpu))
-                } else if name.starts_with("embeddings") {
+                } else if name.contains("embeddings") {
                     random.normal(&shape, 1.0)
                 } else {
-                    random.normal(&shape, 1.0 / (shape[1] as f32).sqrt())
+                    let inputs: i64 = shape[1..].iter().product();
+                    random.normal(&shape, 1.0 / (inputs as f32).sqrt())
                 };
                 (name, tensor)
             })
@@ -119,8 +178,18 @@ impl Checkpoint {
         self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
     }
 
+    /// The same checkpoint with the encoder's tensors in another dtype. The head is trained, and stays as it is.
+    pub fn to_kind(&self, kind: Kind) -> Self {
+        let mut tensors = self.copies();
+        for (name, _) in self.config.tensors() {
+            let tensor = tensors.get_mut(&name).expect("a checkpoint has every tensor of the encoder");
+            *tensor = tensor.to_kind(kind);
+        }
+        Self { config: self.config.clone(), tensors }
+    }
+
     /// The configuration.
-    pub fn config(&self) -> &BertConfig {
+    pub fn config(&self) -> &EncoderConfig {
         &self.config
     }
 
@@ -138,26 +207,15 @@ impl Checkpoint {
     }
 }
 
-impl BertConfig {
+impl EncoderConfig {
     /// Name and shape of the pooler, which a checkpoint may lack.
-    fn head_tensors(&self) -> [(String, Vec<i64>); 2] {
-        let hidden = self.hidden_size as i64;
+    fn pooler_tensors(&self) -> [(String, Vec<i64>); 2] {
+        let hidden = self.hidden_size() as i64;
         [("pooler.dense.weight".into(), vec![hidden, hidden]), ("pooler.dense.bias".into(), vec![hidden])]
     }
 }
 
-fn plain_name(name: &str) -> String {
-    let name = name.strip_prefix("bert.").unwrap_or(name);
+fn plain_name(name: &str, prefix: &str) -> String {
+    let name = name.strip_prefix(prefix).unwrap_or(name);
     name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-}
-
-fn to_f32(view: &TensorView) -> Option<Tensor> {
-    let kind = match view.dtype() {
-        Dtype::F32 => Kind::Float,
-        Dtype::F16 => Kind::Half,
-        Dtype::BF16 => Kind::BFloat16,
-        _ => return None,
-    };
-    let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
-    Some(Tensor::from_data_size(view.data(), &shape, kind).to_kind(Kind::Float))
 }

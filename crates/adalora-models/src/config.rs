@@ -1,68 +1,60 @@
-//! `config.json` of a BERT-family encoder.
+//! `config.json` of an encoder, of either family.
+
+mod bert;
+mod deberta;
 
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
+use tch::Tensor;
 
 use crate::ModelError;
 
-/// The nonlinearity of the feed-forward part.
+pub use bert::BertConfig;
+pub use deberta::DebertaConfig;
+
+/// Sizes of an encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EncoderConfig {
+    /// `model_type` is `bert`.
+    Bert(BertConfig),
+    /// `model_type` is `deberta-v2`, which is what version 3 calls itself too.
+    Deberta(DebertaConfig),
+}
+
+/// An elementwise nonlinearity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Activation {
-    /// The exact one, by the error function.
+    /// Gaussian, the exact one, by the error function.
     #[serde(rename = "gelu")]
     Gelu,
-    /// The approximation by tanh.
+    /// Its approximation by tanh.
     #[serde(rename = "gelu_new", alias = "gelu_pytorch_tanh")]
     GeluTanh,
     /// Rectified linear.
     #[serde(rename = "relu")]
     Relu,
+    /// Hyperbolic tangent.
+    #[serde(rename = "tanh")]
+    Tanh,
 }
 
-/// Sizes of a BERT-family encoder. Keys that we do not read are about other things.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct BertConfig {
-    /// Which family; only `bert` for now.
-    pub model_type: String,
-    /// Tokens in the vocabulary.
-    pub vocab_size: usize,
-    /// Width of the hidden states.
-    pub hidden_size: usize,
-    /// Blocks.
-    pub num_hidden_layers: usize,
-    /// Attention heads.
-    pub num_attention_heads: usize,
-    /// Width of the feed-forward part.
-    pub intermediate_size: usize,
-    /// Longest sequence, in tokens.
-    pub max_position_embeddings: usize,
-    /// Segments.
-    pub type_vocab_size: usize,
-    /// Added to the variance in LayerNorm.
-    pub layer_norm_eps: f64,
-    /// The nonlinearity of the feed-forward part.
-    pub hidden_act: Activation,
-    /// Dropout of embeddings and of what a block adds.
-    pub hidden_dropout_prob: f64,
-    /// Dropout of attention weights.
-    pub attention_probs_dropout_prob: f64,
-    /// Dropout before the classifier, where it differs.
-    #[serde(default)]
-    pub classifier_dropout: Option<f64>,
-    /// Standard deviation of fresh weights.
-    #[serde(default = "usual_range")]
-    pub initializer_range: f64,
-}
-
-fn usual_range() -> f64 {
-    0.02
+impl Activation {
+    pub(crate) fn apply(self, x: &Tensor) -> Tensor {
+        match self {
+            Self::Gelu => x.gelu("none"),
+            Self::GeluTanh => x.gelu("tanh"),
+            Self::Relu => x.relu(),
+            Self::Tanh => x.tanh(),
+        }
+    }
 }
 
 /// A frozen linear layer by name and size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinearShape {
-    /// Path in the model, without the `bert.` prefix.
+    /// Path in the model, without the family's [prefix](EncoderConfig::prefix).
     pub path: String,
     /// Width of its input.
     pub d_in: usize,
@@ -70,7 +62,7 @@ pub struct LinearShape {
     pub d_out: usize,
 }
 
-impl BertConfig {
+impl EncoderConfig {
     /// Reads `config.json` of a checkpoint's folder.
     ///
     /// # Errors
@@ -80,72 +72,149 @@ impl BertConfig {
         let path = folder.join("config.json");
         let text = std::fs::read_to_string(&path)
             .map_err(|source| ModelError::File { path: path.clone(), source })?;
-        let problem = |rule: String| ModelError::Config { path: path.clone(), rule };
-        let kind =
-            serde_json::from_str::<serde_json::Value>(&text).map_err(|error| problem(error.to_string()))?;
-        match kind.get("model_type").and_then(|kind| kind.as_str()) {
-            Some("bert") => {}
+        Self::parse(&text).map_err(|rule| ModelError::Config { path, rule })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let json: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        // From the text and not from `json`: only then an error says at which line.
+        let config = match json.get("model_type").and_then(Value::as_str) {
+            Some("bert") => Self::Bert(serde_json::from_str(text).map_err(|error| error.to_string())?),
+            Some("deberta-v2") => Self::Deberta(DebertaConfig::parse(text)?),
             found => {
                 let found = found.unwrap_or("absent");
-                return Err(problem(format!(
-                    "model_type is `{found}`; the families that can be run are: bert"
-                )));
+                return Err(format!(
+                    "model_type is `{found}`; the families that can be run are: bert, deberta-v2"
+                ));
             }
+        };
+        let (hidden, heads) = match &config {
+            Self::Bert(config) => (config.hidden_size, config.num_attention_heads),
+            Self::Deberta(config) => (config.hidden_size, config.num_attention_heads),
+        };
+        if hidden.is_multiple_of(heads) {
+            Ok(config)
+        } else {
+            Err(format!("hidden_size ({hidden}) must be a multiple of num_attention_heads ({heads})"))
         }
-        let config: Self = serde_json::from_str(&text).map_err(|error| problem(error.to_string()))?;
-        if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
-            return Err(problem(format!(
-                "hidden_size ({}) must be a multiple of num_attention_heads ({})",
-                config.hidden_size, config.num_attention_heads
-            )));
+    }
+
+    /// What `transformers` puts before the path of every layer of the encoder.
+    pub fn prefix(&self) -> &'static str {
+        match self {
+            Self::Bert(_) => "bert.",
+            Self::Deberta(_) => "deberta.",
         }
-        Ok(config)
+    }
+
+    /// Tokens in the vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            Self::Bert(config) => config.vocab_size,
+            Self::Deberta(config) => config.vocab_size,
+        }
+    }
+
+    /// Width of the hidden states.
+    pub fn hidden_size(&self) -> usize {
+        match self {
+            Self::Bert(config) => config.hidden_size,
+            Self::Deberta(config) => config.hidden_size,
+        }
+    }
+
+    /// Longest sequence, in tokens.
+    pub fn positions(&self) -> usize {
+        match self {
+            Self::Bert(config) => config.max_position_embeddings,
+            Self::Deberta(config) => config.max_position_embeddings,
+        }
+    }
+
+    /// Dropout before the classifier.
+    pub fn classifier_dropout(&self) -> f64 {
+        match self {
+            Self::Bert(config) => config.classifier_dropout.unwrap_or(config.hidden_dropout_prob),
+            Self::Deberta(config) => config.cls_dropout.unwrap_or(config.hidden_dropout_prob),
+        }
+    }
+
+    /// Standard deviation of fresh weights.
+    pub fn initializer_range(&self) -> f64 {
+        match self {
+            Self::Bert(config) => config.initializer_range,
+            Self::Deberta(config) => config.initializer_range,
+        }
+    }
+
+    /// Added to the variance in LayerNorm.
+    pub(crate) fn layer_norm_eps(&self) -> f64 {
+        match self {
+            Self::Bert(config) => config.layer_norm_eps,
+            Self::Deberta(config) => config.layer_norm_eps,
+        }
     }
 
     /// The linear layers of the encoder, in the order of the forward pass: those that adapters can be put on.
     pub fn linears(&self) -> Vec<LinearShape> {
-        let (hidden, intermediate) = (self.hidden_size, self.intermediate_size);
-        let block = [
-            ("attention.self.query", hidden, hidden),
-            ("attention.self.key", hidden, hidden),
-            ("attention.self.value", hidden, hidden),
-            ("attention.output.dense", hidden, hidden),
-            ("intermediate.dense", hidden, intermediate),
-            ("output.dense", intermediate, hidden),
+        let (layers, attention, hidden, intermediate) = match self {
+            Self::Bert(config) => (
+                config.num_hidden_layers,
+                ["query", "key", "value"],
+                config.hidden_size,
+                config.intermediate_size,
+            ),
+            Self::Deberta(config) => (
+                config.num_hidden_layers,
+                ["query_proj", "key_proj", "value_proj"],
+                config.hidden_size,
+                config.intermediate_size,
+            ),
+        };
+        let inner = attention.map(|name| (format!("attention.self.{name}"), hidden, hidden));
+        let outer = [
+            ("attention.output.dense".to_owned(), hidden, hidden),
+            ("intermediate.dense".to_owned(), hidden, intermediate),
+            ("output.dense".to_owned(), intermediate, hidden),
         ];
-        (0..self.num_hidden_layers)
+        let block: Vec<_> = inner.into_iter().chain(outer).collect();
+        (0..layers)
             .flat_map(|layer| {
-                block.map(|(name, d_in, d_out)| LinearShape {
+                block.iter().map(move |(name, d_in, d_out)| LinearShape {
                     path: format!("encoder.layer.{layer}.{name}"),
-                    d_in,
-                    d_out,
+                    d_in: *d_in,
+                    d_out: *d_out,
                 })
             })
             .collect()
     }
 
     /// Name and shape of every tensor of the encoder.
-    pub(crate) fn tensors(&self) -> Vec<(String, Vec<i64>)> {
-        let hidden = self.hidden_size as i64;
-        let mut all = vec![
-            ("embeddings.word_embeddings.weight".to_owned(), vec![self.vocab_size as i64, hidden]),
-            (
-                "embeddings.position_embeddings.weight".to_owned(),
-                vec![self.max_position_embeddings as i64, hidden],
-            ),
-            ("embeddings.token_type_embeddings.weight".to_owned(), vec![self.type_vocab_size as i64, hidden]),
-        ];
-        for LinearShape { path, d_in, d_out } in self.linears() {
-            all.push((format!("{path}.weight"), vec![d_out as i64, d_in as i64]));
-            all.push((format!("{path}.bias"), vec![d_out as i64]));
-        }
-        let norms = (0..self.num_hidden_layers).flat_map(|layer| {
+    pub fn tensors(&self) -> Vec<(String, Vec<i64>)> {
+        let (own, layers) = match self {
+            Self::Bert(config) => (config.own_tensors(), config.num_hidden_layers),
+            Self::Deberta(config) => (config.own_tensors(), config.num_hidden_layers),
+        };
+        let linears = self.linears().into_iter().flat_map(|LinearShape { path, d_in, d_out }| {
+            [
+                (format!("{path}.weight"), vec![d_out as i64, d_in as i64]),
+                (format!("{path}.bias"), vec![d_out as i64]),
+            ]
+        });
+        let norms = (0..layers).flat_map(|layer| {
             ["attention.output", "output"].map(|part| format!("encoder.layer.{layer}.{part}.LayerNorm"))
         });
-        for norm in std::iter::once("embeddings.LayerNorm".to_owned()).chain(norms) {
-            all.push((format!("{norm}.weight"), vec![hidden]));
-            all.push((format!("{norm}.bias"), vec![hidden]));
-        }
-        all
+        let hidden = self.hidden_size() as i64;
+        let norms = norms.flat_map(|norm| layer_norm(&norm, hidden));
+        own.into_iter().chain(linears).chain(norms).collect()
     }
+}
+
+/// Names and shapes of a LayerNorm's tensors.
+fn layer_norm(path: &str, width: i64) -> [(String, Vec<i64>); 2] {
+    ["weight", "bias"].map(|part| (format!("{path}.{part}"), vec![width]))
+}
+
+fn usual_range() -> f64 {
+    0.02
 }

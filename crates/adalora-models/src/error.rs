@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use crate::torch_file::TorchFileError;
+
 /// Why a checkpoint could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A file of the checkpoint is not there or cannot be read.
     #[error(
-        "{path}: {source}; a checkpoint is a folder with config.json, model.safetensors and tokenizer.json"
+        "{path}: {source}; a checkpoint is a folder with config.json, model.safetensors or pytorch_model.bin, and a tokenizer"
     )]
     File {
         /// The file.
@@ -30,6 +32,20 @@ pub enum ModelError {
         path: PathBuf,
         /// What is wrong with it.
         source: safetensors::SafeTensorError,
+    },
+    /// A file of `torch.save` that cannot be read, or not without executing it.
+    #[error("{path}: {problem}")]
+    TorchFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: TorchFileError,
+    },
+    /// Neither kind of file with tensors.
+    #[error("{folder} has neither model.safetensors nor pytorch_model.bin")]
+    NoTensors {
+        /// The checkpoint's folder.
+        folder: PathBuf,
     },
     /// Tensors of the encoder that the checkpoint lacks.
     #[error("{path} lacks {} tensor(s) of the encoder: {}", names.len(), names.join(", "))]

@@ -1,13 +1,12 @@
-//! Pooler, classifier and loss on top of an encoder, as `transformers`' `BertForSequenceClassification`.
+//! Pooler, classifier and loss on top of an encoder, as `transformers`' models for sequence classification.
 
 use adalora_adapter::random::Random;
 use adalora_adapter::{Arena, Extra, ParameterKind};
-use adalora_kernels::dropout::Dropout;
+use adalora_kernels::dropout::{self, Dropout};
 use tch::{Kind, Reduction, Tensor};
 
-use crate::Checkpoint;
+use crate::{Activation, Checkpoint, EncoderConfig};
 
-const POOLER: &str = "bert.pooler.dense";
 const CLASSIFIER: &str = "classifier";
 
 /// First values of the head's parameters.
@@ -19,12 +18,24 @@ pub struct HeadStart {
     pub drawn: Vec<String>,
 }
 
-/// The trained head: `classifier(dropout(tanh(pooler(first token))))`.
+/// The trained head, f32: `classifier(dropout(activation(pooler(dropout(first token)))))`.
+///
+/// The activation is tanh and the first dropout absent for BERT; for DeBERTa the configuration says what they are.
 #[derive(Debug)]
 pub struct Head {
     pooler: (Tensor, Tensor),
+    pooler_dropout: f64,
+    activation: Activation,
     classifier: (Tensor, Tensor),
     dropout: f64,
+}
+
+/// Path of the pooler in `transformers`' model.
+fn pooler_path(config: &EncoderConfig) -> &'static str {
+    match config {
+        EncoderConfig::Bert(_) => "bert.pooler.dense",
+        EncoderConfig::Deberta(_) => "pooler.dense",
+    }
 }
 
 /// What a batch should have been.
@@ -42,10 +53,10 @@ impl Head {
     /// biases 0.
     pub fn start(checkpoint: &Checkpoint, outputs: usize, seed: u64) -> HeadStart {
         let config = checkpoint.config();
-        let (hidden, outputs) = (config.hidden_size as i64, outputs as i64);
+        let (hidden, outputs) = (config.hidden_size() as i64, outputs as i64);
         let mut random = Random::new(seed, "head");
         let mut start = HeadStart { extras: Vec::new(), drawn: Vec::new() };
-        for (name, rows) in [(POOLER, hidden), (CLASSIFIER, outputs)] {
+        for (name, rows) in [(pooler_path(config), hidden), (CLASSIFIER, outputs)] {
             let parts = [
                 ("weight", vec![rows, hidden], ParameterKind::Weight),
                 ("bias", vec![rows], ParameterKind::Bias),
@@ -57,7 +68,8 @@ impl Head {
                     Some(stored) => stored,
                     None => {
                         start.drawn.push(name.clone());
-                        let deviation = if part == "weight" { config.initializer_range as f32 } else { 0.0 };
+                        let deviation =
+                            if part == "weight" { config.initializer_range() as f32 } else { 0.0 };
                         random.normal(&shape, deviation)
                     }
                 };
@@ -67,18 +79,30 @@ impl Head {
         start
     }
 
-    /// The head over an arena that was built with [`start`](Self::start)'s extras.
-    pub fn new(arena: &Arena, dropout: f64) -> Self {
+    /// The head over an arena that was built with [`start`](Self::start)'s extras. `dropout` is the one before the
+    /// classifier.
+    pub fn new(config: &EncoderConfig, arena: &Arena, dropout: f64) -> Self {
         let layer =
             |name: &str| (arena.extra(&format!("{name}.weight")), arena.extra(&format!("{name}.bias")));
-        Self { pooler: layer(POOLER), classifier: layer(CLASSIFIER), dropout }
+        let (activation, pooler_dropout) = match config {
+            EncoderConfig::Bert(_) => (Activation::Tanh, 0.0),
+            EncoderConfig::Deberta(config) => (config.pooler_hidden_act, config.pooler_dropout),
+        };
+        Self {
+            pooler: layer(pooler_path(config)),
+            pooler_dropout,
+            activation,
+            classifier: layer(CLASSIFIER),
+            dropout,
+        }
     }
 
-    /// Logits, `(rows, outputs)`, f32, from hidden states `(rows, width, hidden)` of any dtype. Without `dropout` nothing is dropped.
+    /// Logits, `(rows, outputs)`, f32, from hidden states `(rows, width, hidden)` of any dtype. Without `dropout` nothing
+    /// is dropped.
     pub fn forward(&self, hidden: &Tensor, dropout: Option<&Dropout>) -> Tensor {
-        let first = hidden.select(1, 0).to_kind(Kind::Float);
-        let pooled = first.linear(&self.pooler.0, Some(&self.pooler.1)).tanh();
-        let pooled = dropout.map_or_else(|| pooled.shallow_clone(), |own| own.apply(&pooled, self.dropout));
+        let first = dropout::apply(dropout, &hidden.select(1, 0).to_kind(Kind::Float), self.pooler_dropout);
+        let pooled = self.activation.apply(&first.linear(&self.pooler.0, Some(&self.pooler.1)));
+        let pooled = dropout::apply(dropout, &pooled, self.dropout);
         pooled.linear(&self.classifier.0, Some(&self.classifier.1))
     }
 }

@@ -4,20 +4,28 @@
 //! them:
 //!
 //! 1. [`Checkpoint::open`] or [`Checkpoint::random`]: the tensors, by name.
-//! 2. [`Bert::new`]: the frozen encoder; [`Bert::linears`] are the layers that adapters can be put on.
+//! 2. [`Encoder::new`]: the frozen encoder; [`Encoder::linears`] are the layers that adapters can be put on.
 //! 3. [`Head::start`]: first values of pooler and classifier, from the checkpoint or drawn.
-//! 4. An arena over adapters and head; [`Bert::attach`] and [`Head::new`] take their leaves from it.
+//! 4. An arena over adapters and head; [`Encoder::attach`] and [`Head::new`] take their leaves from it.
 
 mod bert;
 mod checkpoint;
 mod config;
+mod deberta;
+mod encoder;
 mod error;
 mod head;
+mod pickle;
 mod precision;
+mod torch_file;
 
 pub use bert::{Bert, Input};
-pub use checkpoint::Checkpoint;
-pub use config::{Activation, BertConfig, LinearShape};
+pub use checkpoint::{Checkpoint, tensors_file};
+pub use config::{Activation, BertConfig, DebertaConfig, EncoderConfig, LinearShape};
+pub use deberta::Deberta;
+pub use encoder::Encoder;
 pub use error::ModelError;
 pub use head::{Head, HeadStart, Loss};
+pub use pickle::PickleError;
 pub use precision::{Precision, Settled};
+pub use torch_file::TorchFileError;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::BertConfig;
+use crate::{EncoderConfig, LinearShape};
 
 /// `precision = "f32"`. Adapters, head, loss and optimizer are f32 in any case; an adapter's product is cast to the
 /// encoder's dtype where it is added.
@@ -23,7 +23,7 @@ pub enum Precision {
 
 impl Precision {
     /// The dtype, settled: `Auto` times the widest layer of an encoder, forward and backward, on a batch of `tokens`.
-    pub fn settle(self, config: &BertConfig, tokens: usize, device: Device) -> Settled {
+    pub fn settle(self, config: &EncoderConfig, tokens: usize, device: Device) -> Settled {
         match self {
             Self::F32 => Settled::F32,
             Self::Bf16 => Settled::Bf16,
@@ -55,12 +55,13 @@ impl Settled {
     }
 }
 
-/// The shortest of a few passes through the first layer of the feed-forward part.
-fn layer_time(config: &BertConfig, tokens: usize, kind: Kind, device: Device) -> Duration {
+/// The shortest of a few passes through the layer of the widest output.
+fn layer_time(config: &EncoderConfig, tokens: usize, kind: Kind, device: Device) -> Duration {
     let _guard = tch::no_grad_guard();
     let filled = |shape: [i64; 2]| Tensor::full(shape, 0.01, (kind, device));
-    let (hidden, wide) = (config.hidden_size as i64, config.intermediate_size as i64);
-    let (input, weight) = (filled([tokens as i64, hidden]), filled([wide, hidden]));
+    let widest = config.linears().into_iter().max_by_key(|shape| shape.d_out);
+    let LinearShape { d_in, d_out, .. } = widest.expect("an encoder has linear layers");
+    let (input, weight) = (filled([tokens as i64, d_in as i64]), filled([d_out as i64, d_in as i64]));
     let pass = || {
         let start = Instant::now();
         let output = input.linear(&weight, None::<&Tensor>);

@@ -1,19 +1,14 @@
 //! Held to `transformers` on the values that `reference/bert.py` made.
 
+mod golden;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 use adalora_adapter::{Arena, Form, Layout, Site};
-use adalora_models::{Bert, Checkpoint, Head, Input, Loss};
+use adalora_models::{Checkpoint, Encoder, Head, Input, Loss};
+use golden::{assert_near, at_tokens, reference, tensors};
 use tch::{Device, Kind, Tensor};
-
-fn reference(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../reference/values")).join(name)
-}
-
-fn tensors(name: &str) -> HashMap<String, Tensor> {
-    Tensor::read_safetensors(reference(&format!("{name}.safetensors"))).unwrap().into_iter().collect()
-}
 
 fn input(recorded: &HashMap<String, Tensor>) -> Input {
     Input {
@@ -24,24 +19,12 @@ fn input(recorded: &HashMap<String, Tensor>) -> Input {
 }
 
 /// An encoder whose own weights get gradients, which in use they never do.
-fn with_gradients(checkpoint: &Checkpoint) -> Bert {
-    let bert = Bert::new(checkpoint, Some(0.0), Kind::Float, Device::Cpu);
+fn with_gradients(checkpoint: &Checkpoint) -> Encoder {
+    let bert = Encoder::new(checkpoint, Some(0.0), Device::Cpu);
     for linear in bert.linears() {
         let _ = linear.weight().set_requires_grad(true);
     }
     bert
-}
-
-fn assert_near(got: &Tensor, expected: &Tensor, what: &str) {
-    assert_eq!(got.size(), expected.size(), "{what}");
-    let scale = expected.abs().max().double_value(&[]).max(1.0);
-    let worst = (got - expected).abs().max().double_value(&[]) / scale;
-    assert!(worst < 1e-5, "{what}: {worst:e}");
-}
-
-/// Values where there are tokens: what stands at padding is nobody's business.
-fn at_tokens(values: &Tensor, recorded: &HashMap<String, Tensor>) -> Tensor {
-    values * recorded["attention_mask"].unsqueeze(-1)
 }
 
 #[test]
@@ -52,12 +35,12 @@ fn logits_and_gradients_on_a_random_checkpoint() {
     let start = Head::start(&checkpoint, 3, 0);
     assert!(start.drawn.is_empty(), "the checkpoint has a head: {:?}", start.drawn);
     let arena = Arena::new(Layout::new(Form::Svd, vec![]), start.extras, Device::Cpu, 0);
-    let head = Head::new(&arena, 0.0);
+    let head = Head::new(checkpoint.config(), &arena, 0.0);
 
     let hidden = bert.forward(&input(&recorded), None);
     assert_near(
-        &at_tokens(&hidden, &recorded),
-        &at_tokens(&recorded["last_hidden_state"], &recorded),
+        &at_tokens(&hidden, &recorded["attention_mask"]),
+        &at_tokens(&recorded["last_hidden_state"], &recorded["attention_mask"]),
         "last hidden state",
     );
     let logits = head.forward(&hidden, None);
@@ -78,10 +61,10 @@ fn logits_and_gradients_on_a_random_checkpoint() {
 fn old_names_without_prefix_and_without_pooler() {
     let recorded = tensors("bert-legacy");
     let checkpoint = Checkpoint::open(&reference("bert-legacy")).unwrap();
-    let hidden = Bert::new(&checkpoint, None, Kind::Float, Device::Cpu).forward(&input(&recorded), None);
+    let hidden = Encoder::new(&checkpoint, None, Device::Cpu).forward(&input(&recorded), None);
     assert_near(
-        &at_tokens(&hidden, &recorded),
-        &at_tokens(&recorded["last_hidden_state"], &recorded),
+        &at_tokens(&hidden, &recorded["attention_mask"]),
+        &at_tokens(&recorded["last_hidden_state"], &recorded["attention_mask"]),
         "last hidden state",
     );
     let drawn = Head::start(&checkpoint, 2, 0).drawn;
@@ -96,9 +79,9 @@ fn old_names_without_prefix_and_without_pooler() {
 fn adapters_at_their_start_change_nothing() {
     let recorded = tensors("bert-random");
     let checkpoint = Checkpoint::open(&reference("bert-random")).unwrap();
-    let plain = Bert::new(&checkpoint, None, Kind::Float, Device::Cpu).forward(&input(&recorded), None);
+    let plain = Encoder::new(&checkpoint, None, Device::Cpu).forward(&input(&recorded), None);
     for form in [Form::Svd, Form::Lora] {
-        let mut bert = Bert::new(&checkpoint, None, Kind::Float, Device::Cpu);
+        let mut bert = Encoder::new(&checkpoint, None, Device::Cpu);
         let sites: Vec<_> = checkpoint
             .config()
             .linears()
@@ -144,7 +127,8 @@ fn bert_tiny() {
     let loss = (hidden.square() * mask.unsqueeze(-1)).sum(Kind::Float) / tokens;
     assert_near(&loss, &recorded["loss"], "loss");
     loss.backward();
-    let linear = |path: &str| bert.linears().find(|linear| linear.path() == path).unwrap().weight().grad();
+    let linear =
+        |path: &str| bert.linears().into_iter().find(|linear| linear.path() == path).unwrap().weight().grad();
     let scaled = |got: Tensor, expected: &Tensor, what: &str| {
         // Gradients are far below 1: compared relative to their largest.
         let scale = expected.abs().max();
@@ -168,7 +152,7 @@ fn in_bf16_hidden_states_are_near_and_a_row_of_padding_is_finite() {
     let mask = input.mask.take().unwrap();
     let _ = mask.get(0).fill_(0.0);
     input.mask = Some(mask.shallow_clone());
-    let hidden = |kind| Bert::new(&checkpoint, None, kind, Device::Cpu).forward(&input, None);
+    let hidden = |kind| Encoder::new(&checkpoint.to_kind(kind), None, Device::Cpu).forward(&input, None);
     let (exact, rounded) = (hidden(Kind::Float), hidden(Kind::BFloat16));
     assert_eq!(rounded.kind(), Kind::BFloat16);
     let rounded = rounded.to_kind(Kind::Float);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use adalora::{BudgetSchedule, Form, Layout, Site};
 use adalora_adapter::target;
-use adalora_models::{BertConfig, LinearShape};
+use adalora_models::{EncoderConfig, LinearShape};
 use adalora_tasks::{Catalogue, Dataset, TaskError};
 
 use crate::experiment::{ModelSpec, Problem, RunSpec, TaskSpec};
@@ -14,7 +14,7 @@ use crate::planted;
 #[derive(Debug)]
 pub struct Plan {
     /// Configuration of the encoder.
-    pub config: BertConfig,
+    pub config: EncoderConfig,
     /// The checkpoint's folder; `None` for a random encoder.
     pub checkpoint: Option<PathBuf>,
     /// Places of the adapted layers among the encoder's linear layers.
@@ -59,7 +59,7 @@ impl Plan {
             ModelSpec::Pretrained(pretrained) => {
                 let folder = checkpoint_folder(&pretrained.checkpoint, catalogue);
                 let opened = folder.and_then(|folder| {
-                    BertConfig::open(&folder)
+                    EncoderConfig::open(&folder)
                         .map(|config| (config, folder))
                         .map_err(|error| error.to_string())
                 });
@@ -77,13 +77,14 @@ impl Plan {
         };
         let mut problems = Vec::new();
         if let TaskSpec::Text(text) = &spec.task
-            && text.max_length > config.max_position_embeddings
+            && text.max_length > config.positions()
         {
             problems.push(problem(
                 "task.text.max_length",
                 format!(
                     "task.text.max_length ({}) must not exceed the {} positions of the checkpoint",
-                    text.max_length, config.max_position_embeddings
+                    text.max_length,
+                    config.positions()
                 ),
             ));
         }
@@ -168,7 +169,7 @@ impl Plan {
 
     /// Trainable parameters.
     pub fn parameters(&self) -> ParameterCounts {
-        let hidden = self.config.hidden_size;
+        let hidden = self.config.hidden_size();
         let costs: usize = self.layout.triplet_costs().iter().sum();
         let adapter_peak = self.layout.entries();
         let adapter_final_if_uniform = match &self.schedule {

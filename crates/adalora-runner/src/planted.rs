@@ -1,7 +1,7 @@
 //! A task whose answer is known: a teacher that differs from the frozen encoder by increments of known rank in known
 //! layers. Importance that works puts the ranks there.
 
-use adalora_models::{Bert, BertConfig, Checkpoint, Head, Input};
+use adalora_models::{BertConfig, Checkpoint, Encoder, EncoderConfig, Head, Input};
 use adalora_tasks::{Dataset, DevSet, Evaluation, Example, Label, Target};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -13,9 +13,8 @@ use crate::experiment::{Planted, RandomEncoder};
 const FIRST_WORD: u32 = 2;
 
 /// The configuration of `[model.random]`. There is no dropout: the teacher has none.
-pub fn config(encoder: &RandomEncoder, length: usize) -> BertConfig {
-    BertConfig {
-        model_type: "bert".into(),
+pub fn config(encoder: &RandomEncoder, length: usize) -> EncoderConfig {
+    EncoderConfig::Bert(BertConfig {
         vocab_size: encoder.vocabulary,
         hidden_size: encoder.hidden,
         num_hidden_layers: encoder.layers,
@@ -29,7 +28,7 @@ pub fn config(encoder: &RandomEncoder, length: usize) -> BertConfig {
         attention_probs_dropout_prob: 0.0,
         classifier_dropout: None,
         initializer_range: 0.02,
-    }
+    })
 }
 
 /// Sequences of random tokens, each with what the teacher says of it, and the checkpoint that training starts from:
@@ -38,7 +37,7 @@ pub fn config(encoder: &RandomEncoder, length: usize) -> BertConfig {
 pub fn task(encoder: Checkpoint, paths: &[String], spec: &Planted) -> (Checkpoint, Dataset) {
     let _guard = tch::no_grad_guard();
     let mut random = ChaCha8Rng::seed_from_u64(spec.seed);
-    let words = FIRST_WORD..encoder.config().vocab_size as u32;
+    let words = FIRST_WORD..encoder.config().vocab_size() as u32;
     let mut sequences = |rows: usize| -> Vec<Vec<u32>> {
         let mut words = || random.random_range(words.clone());
         (0..rows).map(|_| std::iter::once(1).chain((1..spec.length).map(|_| words())).collect()).collect()
@@ -77,10 +76,11 @@ pub fn task(encoder: Checkpoint, paths: &[String], spec: &Planted) -> (Checkpoin
 
 /// Logits of a checkpoint, `(rows, outputs)`.
 fn answers(checkpoint: &Checkpoint, sequences: &[Vec<u32>], spec: &Planted) -> Tensor {
-    let encoder = Bert::new(checkpoint, None, Kind::Float, Device::Cpu);
+    let encoder = Encoder::new(checkpoint, None, Device::Cpu);
     let extras = Head::start(checkpoint, spec.outputs, spec.seed).extras;
     let layout = adalora::Layout::new(adalora::Form::Svd, Vec::new());
-    let head = Head::new(&adalora::Arena::new(layout, extras, Device::Cpu, spec.seed), 0.0);
+    let arena = adalora::Arena::new(layout, extras, Device::Cpu, spec.seed);
+    let head = Head::new(checkpoint.config(), &arena, 0.0);
     let batches = sequences.chunks(256).map(|chunk| {
         let ids: Vec<i64> = chunk.iter().flatten().map(|&id| i64::from(id)).collect();
         let ids = Tensor::from_slice(&ids).view([chunk.len() as i64, spec.length as i64]);

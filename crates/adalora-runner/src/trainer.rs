@@ -6,7 +6,7 @@ use adalora::{
 };
 use adalora_kernels::clip::{clip, norm};
 use adalora_kernels::dropout::Dropout;
-use adalora_models::{Bert, Checkpoint, Head, Input, Loss, ModelError, Settled};
+use adalora_models::{Checkpoint, Encoder, Head, Input, Loss, ModelError, Settled};
 use adalora_report::{DevRecord, TrainRecord};
 use adalora_tasks::{Batch, Dataset, DevSet, Labels, dev_order, epoch_order};
 use tch::{Device, Kind, Tensor};
@@ -23,7 +23,7 @@ pub struct Trainer<'a> {
     seed: u64,
     device: Device,
     precision: Settled,
-    encoder: Bert,
+    encoder: Encoder,
     head: Head,
     classifier_dropout: f64,
     arena: Arena,
@@ -101,18 +101,16 @@ impl<'a> Trainer<'a> {
             ModelSpec::Random(_) => (None, None),
         };
         let config = checkpoint.config();
-        let classifier_dropout = classifier_dropout
-            .or(dropout)
-            .or(config.classifier_dropout)
-            .unwrap_or(config.hidden_dropout_prob);
+        let classifier_dropout =
+            classifier_dropout.or(dropout).unwrap_or_else(|| config.classifier_dropout());
 
         let widest = dataset.train.iter().map(|example| example.ids.len()).max().unwrap_or(0);
         let precision = spec.train.precision.settle(config, spec.train.batch_size * widest, device);
-        let mut encoder = Bert::new(checkpoint, dropout, precision.kind(), device);
+        let mut encoder = Encoder::new(&checkpoint.to_kind(precision.kind()), dropout, device);
         let start = Head::start(checkpoint, plan.outputs, seed);
         let arena = Arena::new(plan.layout.clone(), start.extras, device, seed);
         encoder.attach(&plan.places, arena.adapters(spec.adapter.scale()));
-        let head = Head::new(&arena, classifier_dropout);
+        let head = Head::new(config, &arena, classifier_dropout);
 
         let orthogonality = spec.orthogonality.map(Orthogonality::new);
         let allocator = spec.importance.as_ref().zip(plan.schedule.clone()).map(|(importance, schedule)| {
@@ -205,7 +203,7 @@ impl<'a> Trainer<'a> {
         let (arena, kept) = self.arena.compact(pattern.live());
         self.optimizer.keep(&kept, &arena);
         self.encoder.attach(&self.plan.places, arena.adapters(self.spec.adapter.scale()));
-        self.head = Head::new(&arena, self.classifier_dropout);
+        self.head = Head::new(&self.plan.config, &arena, self.classifier_dropout);
         self.arena = arena;
         self.compacted = Some(pattern);
         Ok(())

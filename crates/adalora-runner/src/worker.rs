@@ -255,7 +255,7 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &RunFolde
     };
     let description = adalora_adapter::store::Description {
         base_model,
-        prefix: "bert.".into(),
+        prefix: plan.config.prefix().into(),
         target_modules: plan.layout.sites().iter().map(|site| site.path.clone()).collect(),
         modules_to_save: vec!["classifier".into(), "pooler".into()],
         init_r: job.spec.adapter.rank(),
@@ -293,8 +293,7 @@ pub fn in_one_line(error: &anyhow::Error) -> String {
 fn hashes(plan: &Plan, dataset: &Dataset) -> Result<Vec<FileHash>> {
     let mut files = dataset.files.clone();
     if let Some(checkpoint) = &plan.checkpoint {
-        for name in ["config.json", "model.safetensors"] {
-            let path = checkpoint.join(name);
+        for path in [checkpoint.join("config.json"), adalora_models::tensors_file(checkpoint)?] {
             let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
             let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
             files.push(FileHash { file: path.display().to_string(), sha256 });

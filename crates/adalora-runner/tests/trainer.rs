@@ -1,6 +1,6 @@
 //! Whole training steps, with everything switched on: sentences of many lengths, dropout, a budget, a regularizer.
 
-use adalora_models::Checkpoint;
+use adalora_models::{Checkpoint, EncoderConfig};
 use adalora_runner::experiment::RunSpec;
 use adalora_runner::plan::{DataSize, Plan};
 use adalora_runner::trainer::Trainer;
@@ -101,8 +101,7 @@ impl Setting {
         let catalogue = Catalogue::open(empty.path(), empty.path()).unwrap();
         let data = DataSize { train_rows: dataset.train.len(), outputs: 3 };
         let mut plan = Plan::new(&spec, &catalogue, &data).unwrap();
-        plan.config.hidden_dropout_prob = 0.1;
-        plan.config.attention_probs_dropout_prob = 0.1;
+        set_dropout(&mut plan, 0.1);
         Self { spec, plan, dataset }
     }
 
@@ -110,6 +109,12 @@ impl Setting {
         let checkpoint = Checkpoint::random(self.plan.config.clone(), 3, 7);
         Trainer::new(&self.spec, &self.plan, &self.dataset, &checkpoint, 5, Device::Cpu).unwrap()
     }
+}
+
+fn set_dropout(plan: &mut Plan, p: f64) {
+    let EncoderConfig::Bert(config) = &mut plan.config else { panic!("a random encoder is a BERT") };
+    config.hidden_dropout_prob = p;
+    config.attention_probs_dropout_prob = p;
 }
 
 /// Loss of each step and dev loss at the end, and the adapter without dead triplets.
@@ -169,8 +174,7 @@ fn accumulated_batches_train_as_one_large_batch() {
         Setting::new(&[("batch_size = 8", "batch_size = 8\naccumulate = 6"), ("steps = 24", "steps = 20")]);
     assert_eq!((large.plan.steps_per_epoch, small.plan.steps_per_epoch), (1, 1));
     let no_dropout = |mut setting: Setting| {
-        setting.plan.config.hidden_dropout_prob = 0.0;
-        setting.plan.config.attention_probs_dropout_prob = 0.0;
+        set_dropout(&mut setting.plan, 0.0);
         setting
     };
     let ((losses, param, ranks), (small_losses, small_param, small_ranks)) =

@@ -1,0 +1,62 @@
+//! An encoder of either family.
+
+use adalora_adapter::{Adapter, Linear};
+use adalora_kernels::dropout::Dropout;
+use tch::{Device, Tensor};
+
+use crate::{Bert, Checkpoint, Deberta, EncoderConfig, Input};
+
+/// A frozen encoder whose linear layers may carry adapters.
+#[derive(Debug)]
+pub enum Encoder {
+    /// BERT.
+    Bert(Bert),
+    /// DeBERTaV3.
+    Deberta(Deberta),
+}
+
+impl Encoder {
+    /// The encoder of a checkpoint, on `device`, in the dtype of the checkpoint's tensors. `dropout` replaces the
+    /// configuration's, both inside attention and outside.
+    pub fn new(checkpoint: &Checkpoint, dropout: Option<f64>, device: Device) -> Self {
+        match checkpoint.config() {
+            EncoderConfig::Bert(config) => Self::Bert(Bert::new(checkpoint, config, dropout, device)),
+            EncoderConfig::Deberta(config) => {
+                Self::Deberta(Deberta::new(checkpoint, config, dropout, device))
+            }
+        }
+    }
+
+    /// The linear layers, in the order of [`EncoderConfig::linears`].
+    pub fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Self::Bert(bert) => bert.linears().collect(),
+            Self::Deberta(deberta) => deberta.linears().collect(),
+        }
+    }
+
+    /// The linear layers, to be changed.
+    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Bert(bert) => bert.linears_mut().collect(),
+            Self::Deberta(deberta) => deberta.linears_mut().collect(),
+        }
+    }
+
+    /// Puts adapters on the layers at the given places of [`linears`](Self::linears).
+    pub fn attach(&mut self, places: &[usize], adapters: impl Iterator<Item = Adapter>) {
+        let mut layers = self.linears_mut();
+        for (&place, adapter) in places.iter().zip(adapters) {
+            layers[place].attach(adapter);
+        }
+    }
+
+    /// Hidden states of the last block, `(rows, width, hidden)`, in the dtype of the weights. Without
+    /// `dropout` nothing is dropped.
+    pub fn forward(&self, input: &Input, dropout: Option<&Dropout>) -> Tensor {
+        match self {
+            Self::Bert(bert) => bert.forward(input, dropout),
+            Self::Deberta(deberta) => deberta.forward(input, dropout),
+        }
+    }
+}
