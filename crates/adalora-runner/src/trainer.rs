@@ -1,5 +1,7 @@
 //! Training: one optimizer step from top to bottom, and the evaluation on the dev set.
 
+use std::sync::Arc;
+
 use adalora::{
     AdamW, AllocationError, Arena, BudgetSchedule, LearningRate, Orthogonality, RankAllocator, RankPattern,
     Start,
@@ -8,10 +10,10 @@ use adalora_kernels::clip::{clip, norm};
 use adalora_kernels::dropout::Dropout;
 use adalora_models::{Checkpoint, Encoder, Head, Input, Loss, ModelError, Settled};
 use adalora_report::{DevRecord, TrainRecord};
-use adalora_tasks::{Batch, Dataset, DevSet, Labels, dev_order, epoch_order};
+use adalora_tasks::{Batch, Dataset, DevSet, Labels, Prefetch, dev_order, epoch_order};
 use tch::{Device, Kind, Tensor};
 
-use crate::experiment::{Gradient, ModelSpec, ObservationSpec, RunSpec, Weights};
+use crate::experiment::{Gradient, ModelSpec, ObservationSpec, RunSpec, TrainSpec, Weights};
 use crate::plan::Plan;
 
 /// A model in training.
@@ -36,8 +38,8 @@ pub struct Trainer<'a> {
     lr: LearningRate,
     /// Finished optimizer steps.
     finished: usize,
-    /// Batches of the epoch that the next step is in, with the epoch's number.
-    order: Option<(usize, Vec<Vec<usize>>)>,
+    /// The batches of the coming steps, a function of the seed.
+    batches: Prefetch,
     recorded: Since,
     /// Parameters of the head that the checkpoint lacks.
     drawn: Vec<String>,
@@ -118,6 +120,9 @@ impl<'a> Trainer<'a> {
             RankAllocator::new(metric, schedule, &arena)
         });
         let optimizer = AdamW::new(&spec.optimizer, &arena);
+        let (examples, batch_size) = (Arc::clone(&dataset.train), spec.train.batch_size);
+        let order = (0..).flat_map(move |epoch| epoch_order(&examples, batch_size, seed, epoch));
+        let batches = Prefetch::new(Arc::clone(&dataset.train), dataset.pad_id, order);
         let lr = LearningRate::new(&spec.optimizer, plan.total_steps);
         Ok(Self {
             spec,
@@ -136,7 +141,7 @@ impl<'a> Trainer<'a> {
             optimizer,
             lr,
             finished: 0,
-            order: None,
+            batches,
             recorded: Since::default(),
             drawn: start.drawn,
         })
@@ -245,21 +250,12 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// The batches of a step: `accumulate` of them, fewer at the end of an epoch. A function of seed and step.
+    /// The batches of a step: `accumulate` of them, fewer at the end of an epoch.
     fn batches(&mut self, step: usize) -> Vec<Batch> {
-        let epoch = step / self.plan.steps_per_epoch;
-        if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
-            let size = self.spec.train.batch_size;
-            self.order = Some((epoch, epoch_order(&self.dataset.train, size, self.seed, epoch as u64)));
-        }
-        let (_, order) = self.order.as_ref().expect("the order of this epoch was made above");
-        let accumulate = self.spec.train.accumulate;
+        let TrainSpec { batch_size, accumulate, .. } = self.spec.train;
+        let batches_per_epoch = self.dataset.train.len().div_ceil(batch_size);
         let first = step % self.plan.steps_per_epoch * accumulate;
-        let indices = &order[first..(first + accumulate).min(order.len())];
-        indices
-            .iter()
-            .map(|indices| Batch::collate(&self.dataset.train, indices, self.dataset.pad_id))
-            .collect()
+        self.batches.by_ref().take(accumulate.min(batches_per_epoch - first)).collect()
     }
 
     /// What happened since the last record.

@@ -22,7 +22,7 @@ pub struct DebertaConfig {
     /// Longest sequence, in tokens. Only relative positions have parameters, so this is a limit of the data and not of
     /// the model.
     pub max_position_embeddings: usize,
-    /// Relative positions that are told apart on either side: see [`bucket`](crate::deberta::relative::bucket).
+    /// Buckets of relative positions on either side; beyond half of them a bucket is wider the further away it is.
     pub position_buckets: i64,
     /// Distance that the last bucket ends with; below 1 it is `max_position_embeddings`.
     #[serde(default = "unlimited")]
