@@ -9,6 +9,7 @@ moves from 12 to 8: before the reduction, an allocation, and with the final patt
 """
 
 import argparse
+import os
 import random
 import statistics
 import subprocess
@@ -82,6 +83,8 @@ class Ours:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # As `adalora run` starts its workers.
+            env={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ,
         )
 
     def step(self, variant):
