@@ -23,12 +23,13 @@ fn main() {
         .build_global()
         .expect("the first pool of this process");
 
-    let mut trainers: BTreeMap<_, _> =
-        Variant::ALL.into_iter().map(|variant| (variant.name(), trainer(&shape, variant, dropout))).collect();
+    let mut trainers = BTreeMap::new();
     let mut out = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
-        let variant = line.expect("standard input is text");
-        let trainer = trainers.get_mut(variant.trim()).expect("a variant of the step bench");
+        let name = line.expect("standard input is text").trim().to_owned();
+        let variant =
+            Variant::ALL.into_iter().find(|own| own.name() == name).expect("a variant of the step bench");
+        let trainer = trainers.entry(name).or_insert_with(|| trainer(&shape, variant, dropout));
         let (wall, cpu) = (Instant::now(), cpu_seconds());
         trainer.step().expect("the step trains");
         let (wall, cpu) = (wall.elapsed().as_secs_f64(), cpu_seconds() - cpu);
