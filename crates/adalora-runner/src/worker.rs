@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use adalora_models::{Checkpoint, Settled};
+use adalora_adapter::store::{Description, Tuned, save, save_tuned};
+use adalora_models::{Checkpoint, Settled, Tuning};
 use adalora_report::{
     DevRecord, LogRecord, Parameters, Planted, RunResult, Status, StepScores, TrainRecord, Triplets,
 };
@@ -233,7 +234,8 @@ fn train(
         last,
         parameters: Parameters {
             adapter_peak: plan.parameters().adapter_peak,
-            adapter_final: ranks.iter().zip(costs).map(|(rank, cost)| rank * cost).sum(),
+            adapter_final: plan.tuned
+                + ranks.iter().zip(costs).map(|(rank, cost)| rank * cost).sum::<usize>(),
             head: plan.parameters().head,
         },
         triplets: plan.schedule.as_ref().map(|schedule| Triplets {
@@ -253,7 +255,17 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &RunFolde
         ModelSpec::Pretrained(model) => model.checkpoint.clone(),
         ModelSpec::Random(_) => "random".into(),
     };
-    let description = adalora_adapter::store::Description {
+    let path = folder.path().join("adapter");
+    let (arena, pattern) = trainer.adapter()?;
+    if job.spec.adapter.form().is_none() {
+        let width = match job.spec.adapter.tuning() {
+            Tuning::Bottlenecks(_, width) => Some(width),
+            _ => None,
+        };
+        let method = job.spec.adapter.name().to_owned();
+        return Ok(save_tuned(&path, &arena, &Tuned { method, base_model_name_or_path: base_model, width })?);
+    }
+    let description = Description {
         base_model,
         prefix: plan.config.prefix().into(),
         target_modules: plan.layout.sites().iter().map(|site| site.path.clone()).collect(),
@@ -263,9 +275,8 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &RunFolde
         alpha: job.spec.adapter.alpha(),
         total_steps: plan.total_steps,
     };
-    let (arena, pattern) = trainer.adapter()?;
     let live: Vec<_> = pattern.by_adapter().collect();
-    Ok(adalora_adapter::store::save(&folder.path().join("adapter"), &arena, &live, &description)?)
+    Ok(save(&path, &arena, &live, &description)?)
 }
 
 fn notes(dataset: &Dataset, drawn: &[String]) -> Vec<String> {
