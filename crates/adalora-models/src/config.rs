@@ -38,6 +38,9 @@ pub enum Activation {
     /// Hyperbolic tangent.
     #[serde(rename = "tanh")]
     Tanh,
+    /// `x` times the logistic function of `x`.
+    #[serde(rename = "silu", alias = "swish")]
+    Silu,
 }
 
 impl Activation {
@@ -47,6 +50,7 @@ impl Activation {
             Self::GeluTanh => x.gelu("tanh"),
             Self::Relu => x.relu(),
             Self::Tanh => x.tanh(),
+            Self::Silu => x.silu(),
         }
     }
 }
@@ -75,7 +79,7 @@ impl EncoderConfig {
         Self::parse(&text).map_err(|rule| ModelError::Config { path, rule })
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let json: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         // From the text and not from `json`: only then an error says at which line.
         let config = match json.get("model_type").and_then(Value::as_str) {
@@ -112,6 +116,14 @@ impl EncoderConfig {
         match self {
             Self::Bert(config) => config.vocab_size,
             Self::Deberta(config) => config.vocab_size,
+        }
+    }
+
+    /// Blocks.
+    pub fn layers(&self) -> usize {
+        match self {
+            Self::Bert(config) => config.num_hidden_layers,
+            Self::Deberta(config) => config.num_hidden_layers,
         }
     }
 

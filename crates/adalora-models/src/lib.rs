@@ -7,8 +7,12 @@
 //! 2. [`Encoder::new`]: the frozen encoder; [`Encoder::linears`] are the layers that adapters can be put on.
 //! 3. [`Head::start`]: first values of pooler and classifier, from the checkpoint or drawn.
 //! 4. An arena over adapters and head; [`Encoder::attach`] and [`Head::new`] take their leaves from it.
+//!
+//! Where more of the encoder is trained than increments, [`Tuning::start`] says what goes into the arena too, and
+//! [`Encoder::tuned`] in the place of `new` takes it from there.
 
 mod bert;
+mod bottleneck;
 mod checkpoint;
 mod config;
 mod deberta;
@@ -18,8 +22,10 @@ mod head;
 mod pickle;
 mod precision;
 mod torch_file;
+mod tuning;
 
 pub use bert::{Bert, Input};
+pub use bottleneck::Placement;
 pub use checkpoint::{Checkpoint, tensors_file};
 pub use config::{Activation, BertConfig, DebertaConfig, EncoderConfig, LinearShape};
 pub use deberta::Deberta;
@@ -29,3 +35,4 @@ pub use head::{Head, HeadStart, Loss};
 pub use pickle::PickleError;
 pub use precision::{Precision, Settled};
 pub use torch_file::TorchFileError;
+pub use tuning::{TunedTensor, Tuning};
