@@ -42,5 +42,6 @@ cd "$here"
 "$python" adamw.py
 "$python" lora_layer.py
 "$python" bert.py --bert-tiny "$BERT_TINY"
+"$python" bart.py
 "$PYTHON_TOKENS" sentencepiece_tokens.py --reviews "$REVIEWS"
 "$PYTHON_TOKENS" parquet_tables.py
