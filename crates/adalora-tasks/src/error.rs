@@ -251,7 +251,7 @@ pub enum TaskError {
         least: usize,
     },
     /// A folder without a tokenizer.
-    #[error("{} holds neither tokenizer.json nor spm.model: fetch the checkpoint, or copy its tokenizer there", .0.display())]
+    #[error("{} holds neither tokenizer.json nor spm.model nor vocab.json and merges.txt: fetch the checkpoint, or copy its tokenizer there", .0.display())]
     NoTokenizer(PathBuf),
     /// The tokenizer's file cannot be used.
     #[error("{}: {source}", .file.display())]

@@ -14,6 +14,7 @@
 //! Everything that can go wrong is a [`TaskError`].
 
 mod batch;
+mod byte_level;
 mod catalogue;
 mod dataset;
 mod delimited;
