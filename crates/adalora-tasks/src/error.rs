@@ -582,6 +582,22 @@ pub enum RowProblem {
         /// In the file.
         value: String,
     },
+    /// A line that is no JSON object.
+    #[error("{said}: expected an object with the texts `{}` and `{}`, on a line of its own", keys[0], keys[1])]
+    Json {
+        /// What the parser said.
+        said: String,
+        /// What is read of the object.
+        keys: [String; 2],
+    },
+    /// An object without a value that is read.
+    #[error("there is no `{key}` beside {}: correct the line, or name another key", found.join(", "))]
+    NoKey {
+        /// What is read.
+        key: String,
+        /// What is there.
+        found: Vec<String>,
+    },
     /// A text without a visible character.
     #[error("the text in column {column} is empty: fill or remove the row")]
     EmptyText {

@@ -30,6 +30,7 @@ mod prefetch;
 mod rouge;
 mod rows;
 mod sentencepiece;
+mod summaries;
 mod tokenize;
 
 pub use batch::{Batch, dev_order, epoch_order};
@@ -42,3 +43,4 @@ pub use hub::{Hub, Progress};
 pub use manifest::{Manifest, Table};
 pub use prefetch::Prefetch;
 pub use rouge::{Interval, Overlap, Rouge, bootstrap};
+pub use summaries::{Counted, RougeScore, Summaries, SummaryBatch, SummaryExample, SummarySpec};

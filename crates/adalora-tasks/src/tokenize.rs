@@ -97,6 +97,15 @@ impl TextEncoder {
         Ok((encoded.into_iter().map(|(example, _)| example).collect(), truncated))
     }
 
+    /// The text that tokens spell, without special ones.
+    pub(crate) fn decode(&self, tokens: &[i64]) -> Result<String, TaskError> {
+        let tokens: Vec<u32> = tokens
+            .iter()
+            .map(|&token| token.try_into().expect("a token is a number of the vocabulary"))
+            .collect();
+        self.tokenizer.decode(&tokens, true).map_err(unusable(&self.file))
+    }
+
     fn encode_row(&self, row: Row) -> Result<(Example, bool), TaskError> {
         let input = match row.pair {
             None => EncodeInput::from(row.text),
