@@ -64,7 +64,7 @@ mod tests {
                     let norms = one.norm() * other.norm();
                     if norms.double_value(&[]) > 0.0 {
                         let pairs = (factor.rows * (factor.rows - 1)) as f64;
-                        total = total + (one.dot(&other) / norms).abs() / pairs / factors.len() as f64;
+                        total += (one.dot(&other) / norms).abs() / pairs / factors.len() as f64;
                     }
                 }
             }

@@ -32,10 +32,15 @@ struct Run {
 }
 
 impl Run {
+    /// By two trainers, the second of which goes on half-way, between two allocations if there are any.
     fn trained(&self) -> Trainer<'_> {
         let Self { spec, plan, dataset, checkpoint } = self;
-        let mut trainer = Trainer::new(spec, plan, dataset, checkpoint, SEED, Device::Cpu).unwrap();
-        (0..plan.total_steps).for_each(|_| trainer.step().unwrap());
+        let start = || Trainer::new(spec, plan, dataset, checkpoint, SEED, Device::Cpu).unwrap();
+        let (mut first, mut trainer) = (start(), start());
+        let half = plan.total_steps / 2 + 2;
+        (0..half).for_each(|_| first.step().unwrap());
+        trainer.restore(first.state().unwrap()).unwrap();
+        (half..plan.total_steps).for_each(|_| trainer.step().unwrap());
         trainer.check_budget().unwrap();
         trainer
     }
@@ -96,7 +101,7 @@ fn every_method_learns_repeats_itself_and_is_loaded_again() {
         let loaded = run.arena(&pattern.ranks());
         let start = run.dev_loss(&loaded);
         store::load(&folder.join("adapter"), &loaded, run.plan.config.prefix()).unwrap();
-        assert_eq!(loaded.param(), own.param(), "{name}: another process, the same bits");
+        assert_eq!(loaded.param(), own.param(), "{name}: another process, without a break, the same bits");
 
         let loss = run.dev_loss(&loaded);
         let evaluated = trainer.evaluate(0.0).loss;

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use adalora::{BudgetSchedule, Form, ImportanceSpec, OrthogonalityForm};
+use adalora_models::{Precision, Tuning};
 
 use super::problem::Problem;
 use super::read::quoted;
 use super::spec::{AdapterSpec, Gradient, ModelSpec, RunSpec, TaskSpec};
-use adalora_models::{Precision, Tuning};
 
 /// Every rule that the settings of a run break.
 pub(super) fn broken(spec: &RunSpec) -> Vec<Problem> {
