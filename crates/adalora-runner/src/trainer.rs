@@ -1,5 +1,7 @@
 //! Training: one optimizer step from top to bottom, and the evaluation on the dev set.
 
+mod state;
+
 use std::sync::Arc;
 
 use adalora::{
@@ -15,6 +17,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::experiment::{Gradient, ModelSpec, ObservationSpec, RunSpec, TrainSpec, Weights};
 use crate::plan::Plan;
+
+pub use state::{MisfitState, State};
 
 /// A model in training.
 #[derive(Debug)]
@@ -71,13 +75,11 @@ pub enum TrainError {
     #[error(transparent)]
     Allocation(#[from] AllocationError),
     /// A run ended with another number of live triplets than its budget.
-    #[error(
-        "the run ended with {live} live triplets and {nonzero} values of lambda that are not 0; its budget is {budget}"
-    )]
+    #[error("the run ended with {live} live triplets and {nonzero} that are not 0; its budget is {budget}")]
     OffBudget {
         /// Triplets that the last allocation kept.
         live: usize,
-        /// Values of lambda that are not 0.
+        /// Triplets that are not 0.
         nonzero: usize,
         /// Triplets that should live.
         budget: usize,
@@ -108,9 +110,12 @@ impl<'a> Trainer<'a> {
 
         let widest = dataset.train.iter().map(|example| example.ids.len()).max().unwrap_or(0);
         let precision = spec.train.precision.settle(config, spec.train.batch_size * widest, device);
-        let mut encoder = Encoder::new(&checkpoint.to_kind(precision.kind()), dropout, device);
+        let tuning = spec.adapter.tuning();
         let start = Head::start(checkpoint, plan.outputs, seed);
-        let arena = Arena::new(plan.layout.clone(), start.extras, device, seed);
+        let extras = tuning.start(checkpoint, seed).into_iter().chain(start.extras).collect();
+        let arena = Arena::new(plan.layout.clone(), extras, device, seed);
+        let frozen = checkpoint.to_kind(precision.kind());
+        let mut encoder = Encoder::tuned(&frozen, tuning, &arena, dropout, device);
         encoder.attach(&plan.places, arena.adapters(spec.adapter.scale()));
         let head = Head::new(config, &arena, classifier_dropout);
 
@@ -120,9 +125,7 @@ impl<'a> Trainer<'a> {
             RankAllocator::new(metric, schedule, &arena)
         });
         let optimizer = AdamW::new(&spec.optimizer, &arena);
-        let (examples, batch_size) = (Arc::clone(&dataset.train), spec.train.batch_size);
-        let order = (0..).flat_map(move |epoch| epoch_order(&examples, batch_size, seed, epoch));
-        let batches = Prefetch::new(Arc::clone(&dataset.train), dataset.pad_id, order);
+        let batches = batches_after(0, spec, plan, dataset, seed);
         let lr = LearningRate::new(&spec.optimizer, plan.total_steps);
         Ok(Self {
             spec,
@@ -203,7 +206,13 @@ impl<'a> Trainer<'a> {
 
     /// Drops the triplets that are dead for good, with their moments and the metric's state. Scales stay.
     fn compact(&mut self) -> Result<(), TrainError> {
-        let Some(pattern) = self.pattern()?.cloned() else { return Ok(()) };
+        if let Some(pattern) = self.pattern()?.cloned() {
+            self.compact_to(pattern);
+        }
+        Ok(())
+    }
+
+    fn compact_to(&mut self, pattern: RankPattern) {
         self.allocator = None;
         let (arena, kept) = self.arena.compact(pattern.live());
         self.optimizer.keep(&kept, &arena);
@@ -211,7 +220,6 @@ impl<'a> Trainer<'a> {
         self.head = Head::new(&self.plan.config, &arena, self.classifier_dropout);
         self.arena = arena;
         self.compacted = Some(pattern);
-        Ok(())
     }
 
     fn observe(&mut self, when: Weights, step: usize, seen: Option<&Tensor>) {
@@ -335,7 +343,7 @@ impl<'a> Trainer<'a> {
     ///
     /// If it has more or fewer, or the last allocation had no importance to go by.
     pub fn check_budget(&mut self) -> Result<(), TrainError> {
-        let nonzero = self.nonzero();
+        let nonzero = self.arena.layout().unmasked(self.arena.param());
         let Some(budget) = self.plan.schedule.as_ref().map(BudgetSchedule::target) else { return Ok(()) };
         let live = self.ranks()?.iter().sum();
         if live == budget && nonzero <= budget {
@@ -343,11 +351,6 @@ impl<'a> Trainer<'a> {
         } else {
             Err(TrainError::OffBudget { live, nonzero, budget })
         }
-    }
-
-    /// Values of lambda that are not 0.
-    fn nonzero(&self) -> usize {
-        self.arena.layout().lambda(self.arena.param()).ne(0.0).sum(Kind::Int64).int64_value(&[]) as usize
     }
 
     /// The triplets that the last allocation kept; `None` where ranks are fixed.
@@ -396,6 +399,15 @@ impl<'a> Trainer<'a> {
     pub fn drawn(&self) -> &[String] {
         &self.drawn
     }
+}
+
+/// The batches that follow the first `finished` steps.
+fn batches_after(finished: usize, spec: &RunSpec, plan: &Plan, dataset: &Dataset, seed: u64) -> Prefetch {
+    let TrainSpec { batch_size, accumulate, .. } = spec.train;
+    let (epoch, step) = (finished / plan.steps_per_epoch, finished % plan.steps_per_epoch);
+    let examples = Arc::clone(&dataset.train);
+    let order = (epoch as u64..).flat_map(move |epoch| epoch_order(&examples, batch_size, seed, epoch));
+    Prefetch::new(Arc::clone(&dataset.train), dataset.pad_id, order.skip(step * accumulate))
 }
 
 /// The gradient that the importance metric sees, while it is made.

@@ -58,6 +58,8 @@ pub struct WeightDecay {
     pub lambda: f64,
     /// Of the weights of head and pooler.
     pub head: f64,
+    /// Of the weights that are trained in the encoder: all its own, or those of bottlenecks.
+    pub encoder: f64,
 }
 
 impl WeightDecay {
@@ -67,6 +69,7 @@ impl WeightDecay {
             ParameterKind::Factor => self.factors,
             ParameterKind::Lambda => self.lambda,
             ParameterKind::Weight => self.head,
+            ParameterKind::Encoder => self.encoder,
             ParameterKind::Bias => 0.0,
         };
         arena.kinds().iter().map(|(range, kind)| (range.clone(), rate(kind))).collect()
@@ -172,6 +175,16 @@ impl AdamW {
         for moment in [&mut self.exp_avg, &mut self.exp_avg_sq] {
             *moment = moment.index_select(0, kept);
         }
+    }
+
+    /// The tensors that a checkpoint must hold, by name: both moments, `(len,)` as the arena.
+    pub fn state(&mut self) -> [(&'static str, &mut Tensor); 2] {
+        [("exp_avg", &mut self.exp_avg), ("exp_avg_sq", &mut self.exp_avg_sq)]
+    }
+
+    /// Goes on after `finished` updates, with what a checkpoint had as [`state`](Self::state) in its place.
+    pub fn resume(&mut self, finished: usize) {
+        self.count = finished as u64;
     }
 
     /// One update with the gradients in the arena, at the learning rate `lr`.
