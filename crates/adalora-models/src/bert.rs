@@ -52,9 +52,13 @@ pub(crate) struct LayerNorm {
 }
 
 impl LayerNorm {
+    pub(crate) fn new(weight: Tensor, bias: Tensor, eps: f64) -> Self {
+        Self { weight, bias, eps }
+    }
+
     pub(crate) fn load(checkpoint: &Checkpoint, path: &str, device: Device) -> Self {
         let tensor = |name: &str| checkpoint.tensor(&format!("{path}.LayerNorm.{name}"), device);
-        Self { weight: tensor("weight"), bias: tensor("bias"), eps: checkpoint.config().layer_norm_eps() }
+        Self::new(tensor("weight"), tensor("bias"), checkpoint.config().layer_norm_eps())
     }
 
     /// Whether its weights are leaves of an arena.
@@ -184,7 +188,7 @@ impl Bert {
 ///
 /// On the CPU libtorch's fused attention knows no dropout, and what it does instead looks for rows without any key and
 /// scales both sides; where there is dropout the same is written out here.
-fn attention(
+pub(crate) fn attention(
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
@@ -208,13 +212,18 @@ fn attention(
     }
 }
 
-/// `(rows, 1, 1, width)`: 0 where there is a token, about the lowest finite number of the dtype where there is none. Not
-/// minus infinity, from which a row without any token would get NaN.
+/// [`additive`] for tokens `(rows, width)`, as scores of attention want it: `(rows, 1, 1, width)`.
 pub(crate) fn additive_mask(tokens: &Tensor, kind: Kind) -> Tensor {
+    additive(tokens, kind).unsqueeze(1).unsqueeze(1)
+}
+
+/// 0 where `seen` is true, about the lowest finite number of the dtype where it is not. Not minus infinity, from which a
+/// row without any token would get NaN.
+pub(crate) fn additive(seen: &Tensor, kind: Kind) -> Tensor {
     let lowest = match kind {
         Kind::BFloat16 => -3.389e38,
         Kind::Half => -65504.0,
         _ => f64::from(f32::MIN),
     };
-    tokens.zeros_like().to_kind(kind).masked_fill(&tokens.logical_not(), lowest).unsqueeze(1).unsqueeze(1)
+    seen.zeros_like().to_kind(kind).masked_fill(&seen.logical_not(), lowest)
 }

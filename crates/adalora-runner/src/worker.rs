@@ -412,8 +412,11 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &Path) ->
             _ => None,
         };
         let method = job.spec.adapter.name().to_owned();
-        let tuned = Tuned { method, base_model_name_or_path: base_model, width };
-        return Ok(save_tuned(folder, &arena, &tuned)?);
+        return Ok(save_tuned(
+            folder,
+            &arena,
+            &Tuned { method, base_model_name_or_path: base_model, width },
+        )?);
     }
     let description = Description {
         base_model,

@@ -309,7 +309,7 @@ fn what_a_state_holds_is_needed() {
 fn a_state_of_another_run_is_refused() {
     let setting = Setting::new(&[]);
     let mut states = Vec::new();
-    go_on(setting.trainer(), setting.plan.total_steps, |state| states.push(state));
+    let _ = go_on(setting.trainer(), setting.plan.total_steps, |state| states.push(state));
     let other = Setting::new(&[("init_r = 4", "init_r = 3")]);
     for (step, name) in [(24, "compacted"), (5, "param")] {
         let error = other.trainer().restore(states.swap_remove(step - 1)).unwrap_err().to_string();
