@@ -188,6 +188,9 @@ def main():
     for program in ["munged", "slurmctld", "slurmd", "sbatch"]:
         if not shutil.which(program):
             raise SystemExit(f"{program} is not here: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge")
+    # The daemons are stopped whatever ends this script.
+    for number in [signal.SIGINT, signal.SIGTERM]:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     # munged and slurmd want every folder above their sockets to be passable.
     root = pathlib.Path(tempfile.mkdtemp(prefix="adalora-slurm-"))
     root.chmod(0o755)
@@ -199,31 +202,31 @@ def main():
         submit = lambda: say(subprocess.check_output(["sbatch", script], text=True).strip())
         submit()
         step = lambda seed: workspace.json(seed, "status.json").get("step", 0)
-        wait_for("the first run trains", lambda: step(1) > 100, 60)
+        wait_for("the first run trains", lambda: step(1) > 100, 120)
         say(workspace.adalora("status", "long").strip().splitlines()[-1])
 
-        wait_for("its time limit", lambda: workspace.json(1, "status.json").get("state") == "interrupted", 150)
+        wait_for("its time limit", lambda: workspace.json(1, "status.json").get("state") == "interrupted", 300)
         say(f"seed 1 was stopped at its time limit, at step {step(1)}; {slurm.states()}")
         at_limit = step(1)
-        wait_for("it goes on by itself", lambda: step(1) > at_limit, 120)
-        say(f"seed 1 goes on; {slurm.states()}")
-
-        subprocess.run(["scontrol", "requeue", job_of(0)], check=True)
-        wait_for("it is stopped for another job", lambda: workspace.json(1, "status.json").get("state") == "interrupted", 60)
-        preempted = step(1)
-        say(f"seed 1 was preempted at step {preempted}")
-
-        wait_for("a later run trains", lambda: step(3) > 600, 300)
+        wait_for("a later run trains", lambda: step(3) > 100, 300)
         lock = (workspace.run(3).parent / ".seed-3.lock").read_text()
         os.kill(int(lock.split()[1]), signal.SIGKILL)
         wait_for("its end is noticed", lambda: workspace.json(3, "status.json").get("state") == "failed", 30)
         say(f"seed 3 was killed: {workspace.json(3, 'status.json')}")
 
-        wait_for("the others end", lambda: all(workspace.json(seed, "status.json").get("state") == "finished" for seed in [1, 2]), 600)
+        wait_for("it goes on by itself", lambda: step(1) > at_limit, 400)
+        say(f"seed 1 goes on; {slurm.states()}")
+
+        subprocess.run(["scontrol", "requeue", job_of(0)], check=True)
+        wait_for("it is stopped for another job", lambda: workspace.json(1, "status.json").get("state") == "interrupted", 120)
+        preempted = step(1)
+        say(f"seed 1 was preempted at step {preempted}")
+
+        wait_for("the others end", lambda: all(workspace.json(seed, "status.json").get("state") == "finished" for seed in [1, 2]), 1200)
         say(workspace.adalora("status", "long").strip().splitlines()[-1])
         workspace.adalora("report", "long")
         submit()
-        wait_for("the rest ends", lambda: workspace.json(3, "status.json").get("state") == "finished", 300)
+        wait_for("the rest ends", lambda: workspace.json(3, "status.json").get("state") == "finished", 900)
         say(workspace.adalora("status", "long").strip().splitlines()[-1])
     say("the same without Slurm")
     undisturbed.adalora("run", "long", "--jobs", "1")
