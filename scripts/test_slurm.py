@@ -208,7 +208,7 @@ def main():
         wait_for("its time limit", lambda: workspace.json(1, "status.json").get("state") == "interrupted", 300)
         say(f"seed 1 was stopped at its time limit, at step {step(1)}; {slurm.states()}")
         at_limit = step(1)
-        wait_for("a later run trains", lambda: step(3) > 100, 300)
+        wait_for("a later run trains", lambda: step(3) > 600, 300)
         lock = (workspace.run(3).parent / ".seed-3.lock").read_text()
         os.kill(int(lock.split()[1]), signal.SIGKILL)
         wait_for("its end is noticed", lambda: workspace.json(3, "status.json").get("state") == "failed", 30)
