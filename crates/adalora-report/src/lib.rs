@@ -7,18 +7,23 @@
 //! Only finished runs are averaged. The others are counted, and those that failed are listed with their reason.
 
 mod curves;
+mod glue;
+mod grid;
 mod heatmap;
 mod html;
 mod record;
 mod results;
 mod settings;
+mod significance;
 mod statistics;
+mod study;
 mod svg;
 mod table;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use grid::{Choice, GRID_FILE, Grid, GridCell, TUNING_FILE, Tried, Tuned, Tuning};
 pub use record::{
     DevRecord, EXPERIMENT_FILE, Experiment, LogRecord, METRICS_FILE, Parameters, Planted, RANKS_FILE,
     RESULT_FILE, RankRow, Ranks, Run, RunResult, SETTINGS_FILE, STATUS_FILE, Status, StepScores, TrainRecord,
@@ -27,12 +32,42 @@ pub use record::{
 pub use statistics::RunCounts;
 
 /// Writes `report/table.{md,csv,tex}`, `ranks.svg`, `curves.svg` and `report.html` into the folder of an experiment,
-/// and returns the Markdown, which reads well in a terminal too.
+/// and returns the Markdown, which reads well in a terminal too. With `[sweep]` each cell gets these, and the experiment
+/// the tables over all cells.
 ///
 /// # Errors
 ///
 /// No run has finished, or a record cannot be read: then nothing is written.
 pub fn write(experiment_dir: &Path) -> Result<String, ReportError> {
+    match Grid::read(experiment_dir)?.filter(|grid| grid.cells.iter().all(|cell| !cell.points.is_empty())) {
+        Some(grid) => write_study(experiment_dir, &grid),
+        None => write_cell(experiment_dir),
+    }
+}
+
+fn write_study(dir: &Path, grid: &Grid) -> Result<String, ReportError> {
+    let study = study::Study::read(dir, grid)?;
+    let tables = study::Tables::of(&study)?;
+    for cell in study.groups.iter().flat_map(|group| &group.cells) {
+        if cell.headline().is_some() {
+            write_cell(&dir.join(&cell.name))?;
+        }
+    }
+    let page = html::study_page(&study, &tables, None);
+    let markdown = tables.markdown(&study);
+    write_all(
+        dir,
+        &[
+            ("table.md", &markdown),
+            ("table.csv", tables.csv()),
+            ("table.tex", &tables.latex(&study)),
+            ("report.html", &page),
+        ],
+    )?;
+    Ok(markdown)
+}
+
+fn write_cell(experiment_dir: &Path) -> Result<String, ReportError> {
     let experiment = Experiment::read(experiment_dir)?;
     let results = results::Results::of(&experiment)?;
     let ranks = heatmap::draw(&experiment)?;
@@ -40,19 +75,27 @@ pub fn write(experiment_dir: &Path) -> Result<String, ReportError> {
     let page = html::page(&experiment, &results, &ranks, &curves);
     let markdown = results.markdown();
 
+    write_all(
+        experiment_dir,
+        &[
+            ("table.md", &markdown),
+            ("table.csv", &results.csv()),
+            ("table.tex", &results.latex()),
+            ("ranks.svg", &ranks),
+            ("curves.svg", &curves),
+            ("report.html", &page),
+        ],
+    )?;
+    Ok(markdown)
+}
+
+fn write_all(experiment_dir: &Path, files: &[(&str, &str)]) -> Result<(), ReportError> {
     let dir = experiment_dir.join("report");
     fs::create_dir_all(&dir).map_err(|source| ReportError::Io { path: dir.clone(), source })?;
-    for (name, contents) in [
-        ("table.md", &markdown),
-        ("table.csv", &results.csv()),
-        ("table.tex", &results.latex()),
-        ("ranks.svg", &ranks),
-        ("curves.svg", &curves),
-        ("report.html", &page),
-    ] {
+    for (name, contents) in files {
         write_file(&dir.join(name), contents)?;
     }
-    Ok(markdown)
+    Ok(())
 }
 
 /// Why there is no report.

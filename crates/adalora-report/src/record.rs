@@ -59,6 +59,9 @@ pub enum Status {
         step: usize,
         /// The error in one line.
         reason: String,
+        /// Whether the loss ceased to be finite.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        diverged: bool,
     },
     /// Stopped by the user. The next run starts anew and sets this one aside.
     Interrupted {
@@ -323,7 +326,12 @@ impl Variant {
 }
 
 impl Run {
-    fn read(dir: &Path, seed: u64) -> Result<Self, ReportError> {
+    /// Reads a run's folder, which need not exist.
+    ///
+    /// # Errors
+    ///
+    /// A record that is malformed, or a finished run without a result.
+    pub fn read(dir: &Path, seed: u64) -> Result<Self, ReportError> {
         // The status first: a run that finishes meanwhile is then read as running, not as finished without result.
         let status = read_json(&dir.join(STATUS_FILE))?.unwrap_or(Status::Running { step: 0 });
         let result = match &status {
@@ -370,7 +378,7 @@ fn read_text(path: &Path) -> Result<Option<String>, ReportError> {
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReportError> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReportError> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|error| malformed_json(path, error.line(), &error))
 }

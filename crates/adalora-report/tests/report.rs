@@ -118,7 +118,7 @@ fn made_up() -> Folder {
     add_finished(dir.path(), result("adalora_1|2", 1, 0.72, Some(8)));
     add_finished(dir.path(), result("adalora_1|2", 10, 0.76, Some(8)));
     let reason = "loss is NaN at step 120".to_owned();
-    add_run(dir.path(), "adalora_1|2", 2, Status::Failed { step: 119, reason }, None);
+    add_run(dir.path(), "adalora_1|2", 2, Status::Failed { step: 119, reason, diverged: true }, None);
     for (seed, recovered) in [(1, 6), (2, 8)] {
         let planted = Some(Planted { recovered, planted: 8 });
         add_finished(dir.path(), RunResult { planted, ..result("planted", seed, 0.69, Some(8)) });
@@ -164,7 +164,7 @@ fn names_and_reasons_are_escaped_in_page_and_pictures() {
     let dir = empty(&[name]);
     add_finished(dir.path(), result(name, 1, 0.5, Some(8)));
     let reason = "<script>alert(1)</script>".to_owned();
-    add_run(dir.path(), name, 2, Status::Failed { step: 0, reason }, None);
+    add_run(dir.path(), name, 2, Status::Failed { step: 0, reason, diverged: false }, None);
     write(dir.path()).unwrap();
     let files = ["report.html", "ranks.svg", "curves.svg"].map(|file| report(dir.path(), file));
     for text in &files {

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use adalora::ImportanceSpec;
 use adalora_report::{VARIANTS_FILE, write_file};
-use adalora_runner::experiment::{Document, Experiment, ModelSpec, TaskSpec};
+use adalora_runner::experiment::{Cell, Document, Experiment, Grid, ModelSpec, RunSpec, TaskSpec, Tuning};
 use adalora_runner::run_folder::{Found, find};
 use adalora_runner::workspace::Workspace;
-use adalora_runner::{check, libtorch, sweep, worker};
+use adalora_runner::{check, grid, libtorch, sweep, worker};
 use adalora_tasks::{Catalogue, Fetched, Hub, Progress};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -89,6 +89,9 @@ struct RunArgs {
     /// Run this seed instead of the file's; may be given several times.
     #[arg(long = "seed", value_name = "N")]
     seeds: Vec<u64>,
+    /// Run this cell of [sweep] alone; may be given several times.
+    #[arg(long = "cell", value_name = "NAME")]
+    cells: Vec<String>,
     /// `cpu`, or `cuda:0` and so on.
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -101,8 +104,14 @@ struct RunArgs {
 struct WorkerArgs {
     #[command(flatten)]
     file: FileArgs,
+    /// Empty without [sweep].
+    #[arg(long, default_value = "")]
+    cell: String,
     #[arg(long)]
     variant: String,
+    /// Number of the value of [tuning].
+    #[arg(long, default_value_t = 0)]
+    value: usize,
     #[arg(long)]
     seed: u64,
     #[arg(long)]
@@ -132,57 +141,59 @@ fn main() -> ExitCode {
 
 /// The file that a user means by a path or a name.
 fn experiment_path(workspace: &Workspace, file: &str) -> PathBuf {
-    if file.ends_with(".toml") || file.contains('/') {
+    if file.ends_with(".toml") {
         PathBuf::from(file)
     } else {
         workspace.experiments().join(format!("{file}.toml"))
     }
 }
 
-fn load(workspace: &Workspace, args: &FileArgs) -> Result<(Document, Experiment)> {
-    Ok(Experiment::load(&experiment_path(workspace, &args.file), &args.overrides)?)
+fn load(workspace: &Workspace, args: &FileArgs) -> Result<(Document, Grid)> {
+    Ok(Grid::load(&experiment_path(workspace, &args.file), &args.overrides)?)
 }
 
 fn run(args: &RunArgs) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let catalogue = workspace.catalogue()?;
-    let (document, mut experiment) = load(&workspace, &args.file)?;
+    let (document, mut grid) = load(&workspace, &args.file)?;
     libtorch::device(&args.device).map_err(anyhow::Error::msg)?;
-    if !args.seeds.is_empty() {
-        experiment.seeds.clone_from(&args.seeds);
+    fetch_what_is_missing(&grid, &catalogue)?;
+    check::plans(&document, &grid, &catalogue)?;
+    let folder = workspace.runs(&grid.name);
+    if grid.is_several() {
+        grid::freeze(&folder, &grid)?;
     }
-    fetch_what_is_missing(&experiment, &catalogue)?;
-    check::plans(&document, &experiment, &catalogue)?;
+    select(args, &mut grid)?;
 
-    let folder = workspace.runs(&experiment.name);
-    let mut runs = Vec::new();
-    let mut skipped = 0;
-    for &seed in &experiment.seeds {
-        for (variant, spec) in &experiment.variants {
-            let run = folder.join(variant).join(format!("seed-{seed}"));
-            if find(&run, spec, seed)? == Found::Finished {
-                skipped += 1;
-                continue;
-            }
-            runs.push(sweep::Run {
-                label: format!("{variant} seed {seed}"),
-                arguments: worker_arguments(args, variant, seed),
-                folder: run,
-            });
+    let mut ended = sweep::Ended::default();
+    let mut chosen = Vec::new();
+    for cell in &grid.cells {
+        chosen.push(vec![Some(0); cell.tries[0].variants.len()]);
+    }
+    if let Some(tuning) = &grid.tuning {
+        ended = sweep::run(tuning_runs(args, &workspace, &grid, tuning)?, jobs(args, &grid))?;
+        for (cell, chosen) in grid.cells.iter().zip(&mut chosen) {
+            *chosen = choose(&workspace.runs(&grid.name).join(&cell.name), cell, tuning, &mut ended)?;
         }
     }
-    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let variants: Vec<_> = experiment.variants.iter().map(|(name, _)| name).collect();
-    write_file(&folder.join(VARIANTS_FILE), &(serde_json::to_string(&variants)? + "\n"))?;
-    if skipped > 0 {
-        eprintln!("{skipped} run(s) are finished already");
+    let mut skipped = 0;
+    if !ended.interrupted {
+        let runs = final_runs(args, &workspace, &grid, &chosen, &mut skipped)?;
+        if skipped > 0 {
+            eprintln!("{skipped} run(s) are finished already");
+        }
+        let last = sweep::run(runs, jobs(args, &grid))?;
+        ended = sweep::Ended {
+            finished: last.finished,
+            failed: [ended.failed, last.failed].concat(),
+            interrupted: last.interrupted,
+        };
+        if ended.finished + skipped > 0 {
+            print_report(&folder)?;
+        }
     }
-    let ended = sweep::run(runs, jobs(args, &experiment))?;
     for (label, reason) in &ended.failed {
         eprintln!("{label} failed: {reason}");
-    }
-    if ended.finished + skipped > 0 {
-        print_report(&folder)?;
     }
     Ok(if ended.interrupted {
         eprintln!("interrupted: start it again to run what is missing");
@@ -194,36 +205,161 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
     })
 }
 
-fn worker_arguments(args: &RunArgs, variant: &str, seed: u64) -> Vec<String> {
+/// Keeps the seeds and cells that the command line names.
+fn select(args: &RunArgs, grid: &mut Grid) -> Result<()> {
+    if let Some(unknown) = args.cells.iter().find(|name| grid.cells.iter().all(|cell| cell.name != **name)) {
+        let cells: Vec<_> = grid.cells.iter().map(|cell| cell.name.as_str()).collect();
+        anyhow::bail!("there is no cell `{unknown}`; {} has {}", grid.name, cells.join(" "));
+    }
+    // A frozen list of runs has no place for other seeds.
+    if let Some(other) = args.seeds.iter().find(|seed| grid.is_several() && !grid.seeds.contains(seed)) {
+        anyhow::bail!(
+            "seed {other} is not among the seeds of {}, whose runs are laid down in advance",
+            grid.name
+        );
+    }
+    if !args.seeds.is_empty() {
+        grid.seeds.clone_from(&args.seeds);
+    }
+    if !args.cells.is_empty() {
+        grid.cells.retain(|cell| args.cells.contains(&cell.name));
+    }
+    Ok(())
+}
+
+/// The runs that tuning still needs, in all cells.
+fn tuning_runs(
+    args: &RunArgs,
+    workspace: &Workspace,
+    grid: &Grid,
+    tuning: &Tuning,
+) -> Result<Vec<sweep::Run>> {
+    let mut runs = Vec::new();
+    for cell in &grid.cells {
+        let folder = workspace.runs(&grid.name).join(&cell.name);
+        if adalora_report::Choice::read(&folder)?.is_some() {
+            continue;
+        }
+        for grid::Attempt { variant, number, value, seed } in grid::open_attempts(&folder, cell, tuning)? {
+            runs.push(sweep::Run {
+                label: format!("tuning {} {value} seed {seed}", label(cell, variant)),
+                arguments: worker_arguments(args, cell, variant, number, seed),
+                folder: grid::run_folder(&folder, variant, Some(value), seed),
+            });
+        }
+    }
+    Ok(runs)
+}
+
+/// Number of the chosen value of each variant of a cell; `None`, with a failure, where there is none.
+fn choose(
+    folder: &Path,
+    cell: &Cell,
+    tuning: &Tuning,
+    ended: &mut sweep::Ended,
+) -> Result<Vec<Option<usize>>> {
+    let variants = &cell.tries[0].variants;
+    let complete = adalora_report::Choice::read(folder)?.is_some()
+        || grid::open_attempts(folder, cell, tuning)?.is_empty();
+    if !complete {
+        return Ok(vec![None; variants.len()]);
+    }
+    match grid::choose(folder, cell, tuning) {
+        Ok(choice) => {
+            let of = |name: &String| choice.variants.iter().find(|tuned| tuned.variant == *name);
+            Ok(variants.iter().map(|(name, _)| of(name).map(|tuned| tuned.chosen)).collect())
+        }
+        Err(error) => {
+            ended.failed.push((format!("tuning {}", cell.name), worker::in_one_line(&error)));
+            Ok(vec![None; variants.len()])
+        }
+    }
+}
+
+/// The runs that are reported on and not finished yet, of all cells; seed by seed, so that what there is can be compared.
+fn final_runs(
+    args: &RunArgs,
+    workspace: &Workspace,
+    grid: &Grid,
+    chosen: &[Vec<Option<usize>>],
+    skipped: &mut usize,
+) -> Result<Vec<sweep::Run>> {
+    let mut runs = Vec::new();
+    for cell in &grid.cells {
+        let folder = workspace.runs(&grid.name).join(&cell.name);
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let variants: Vec<_> = cell.tries[0].variants.iter().map(|(name, _)| name).collect();
+        write_file(&folder.join(VARIANTS_FILE), &(serde_json::to_string(&variants)? + "\n"))?;
+    }
+    for &seed in &grid.seeds {
+        for (cell, chosen) in grid.cells.iter().zip(chosen) {
+            for (at, number) in chosen.iter().enumerate() {
+                let Some(number) = *number else { continue };
+                let (variant, spec) = &cell.tries[number].variants[at];
+                let run = grid::run_folder(&workspace.runs(&grid.name).join(&cell.name), variant, None, seed);
+                if find(&run, spec, seed)? == Found::Finished {
+                    *skipped += 1;
+                    continue;
+                }
+                runs.push(sweep::Run {
+                    label: format!("{} seed {seed}", label(cell, variant)),
+                    arguments: worker_arguments(args, cell, variant, number, seed),
+                    folder: run,
+                });
+            }
+        }
+    }
+    Ok(runs)
+}
+
+/// A variant as it is shown.
+fn label(cell: &Cell, variant: &str) -> String {
+    if cell.name.is_empty() { variant.to_owned() } else { format!("{} {variant}", cell.name) }
+}
+
+fn worker_arguments(args: &RunArgs, cell: &Cell, variant: &str, value: usize, seed: u64) -> Vec<String> {
     let mut arguments = vec!["worker".to_owned(), args.file.file.clone()];
     for setting in &args.file.overrides {
         arguments.extend(["--set".to_owned(), setting.clone()]);
     }
-    let seed = seed.to_string();
-    let rest = ["--variant", variant, "--seed", &seed, "--device", &args.device];
-    arguments.extend(rest.map(str::to_owned));
+    let (value, seed) = (value.to_string(), seed.to_string());
+    let rest = ["--cell", &cell.name, "--variant", variant, "--value", &value, "--seed", &seed];
+    arguments.extend(rest.into_iter().chain(["--device", &args.device]).map(str::to_owned));
     arguments
 }
 
 /// Runs at a time. Processes of one thread each use two cores better than one process of two threads, whose small
 /// operations stay on one: measured in `docs/benchmarks.md`.
-fn jobs(args: &RunArgs, experiment: &Experiment) -> usize {
-    let threads = experiment.variants.iter().map(|(_, spec)| spec.train.threads).max().unwrap_or(1);
+fn jobs(args: &RunArgs, grid: &Grid) -> usize {
+    let threads = specs(grid).map(|spec| spec.train.threads).max().unwrap_or(1);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let fitting = if args.device == "cpu" { (cores / threads).max(1) } else { 1 };
     args.jobs.unwrap_or(fitting).max(1)
 }
 
+/// The settings of all runs.
+fn specs(grid: &Grid) -> impl Iterator<Item = &RunSpec> {
+    let experiments = grid.cells.iter().flat_map(|cell| &cell.tries);
+    experiments.flat_map(|experiment| experiment.variants.iter().map(|(_, spec)| spec))
+}
+
 fn work(args: &WorkerArgs) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let catalogue = workspace.catalogue()?;
-    let (document, experiment) = load(&workspace, &args.file)?;
+    let (document, grid) = load(&workspace, &args.file)?;
     let device = libtorch::device(&args.device).map_err(anyhow::Error::msg)?;
+    let cell = grid.cells.iter().find(|cell| cell.name == args.cell);
+    let cell = cell.with_context(|| format!("there is no cell `{}`", args.cell))?;
+    let experiment: &Experiment =
+        cell.tries.get(args.value).with_context(|| format!("there is no value {}", args.value))?;
     let found = experiment.variants.iter().find(|(name, _)| name == &args.variant);
     let (variant, spec) = found.with_context(|| format!("there is no variant `{}`", args.variant))?.clone();
+    // No seed is both for choosing and for reporting.
+    let tuning = grid.tuning.as_ref().filter(|tuning| tuning.seeds.contains(&args.seed));
+    let value = tuning.map(|tuning| tuning.values[args.value].as_str());
     let job = worker::Job {
-        folder: workspace.runs(&experiment.name).join(&variant).join(format!("seed-{}", args.seed)),
-        experiment: experiment.name,
+        folder: grid::run_folder(&workspace.runs(&experiment.name), &variant, value, args.seed),
+        experiment: experiment.name.clone(),
         variant,
         spec,
         seed: args.seed,
@@ -241,9 +377,9 @@ fn work(args: &WorkerArgs) -> Result<ExitCode> {
 
 fn check(args: &FileArgs) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
-    let (document, experiment) = load(&workspace, args)?;
-    let plans = check::plans(&document, &experiment, &workspace.catalogue()?)?;
-    print!("{}", check::describe(&experiment, &plans));
+    let (document, grid) = load(&workspace, args)?;
+    let plans = check::plans(&document, &grid, &workspace.catalogue()?)?;
+    print!("{}", check::describe(&grid, &plans));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -275,16 +411,14 @@ fn list() -> Result<ExitCode> {
     println!("\ndata sets: task.text.data\n{}", data.join("\n"));
     println!("\nexperiments: just run NAME");
     let folder = workspace.experiments();
-    let mut files: Vec<_> = std::fs::read_dir(&folder)
-        .with_context(|| folder.display().to_string())?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|ending| ending == "toml"))
-        .collect();
-    files.sort();
+    let mut files = Vec::new();
+    collect_experiments(&folder, &mut files)?;
+    files.sort_by_key(|path| (path.components().count(), path.clone()));
     for path in files {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        match Experiment::load(&path, &[]) {
-            Ok((_, experiment)) => println!("  {name:24} {}", experiment.description),
+        let name =
+            path.strip_prefix(&folder).expect("it lies there").with_extension("").display().to_string();
+        match Grid::load(&path, &[]) {
+            Ok((_, grid)) => println!("  {name:24} {}", grid.description),
             Err(problems) => {
                 println!("  {name:24} has {} problem(s): adalora check {name}", problems.count())
             }
@@ -293,10 +427,23 @@ fn list() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn collect_experiments(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect_experiments(&path, files)?;
+        } else if path.extension().is_some_and(|ending| ending == "toml") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
 fn report(experiment: &str) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
+    let folder = PathBuf::from(experiment);
     let folder =
-        if experiment.contains('/') { PathBuf::from(experiment) } else { workspace.runs(experiment) };
+        if experiment.contains('/') && folder.is_dir() { folder } else { workspace.runs(experiment) };
     print_report(&folder)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -363,9 +510,9 @@ fn hub() -> Hub {
 }
 
 /// Fetches what an experiment names. What cannot be fetched is left to the check, which says where it is named.
-fn fetch_what_is_missing(experiment: &Experiment, catalogue: &Catalogue) -> Result<()> {
+fn fetch_what_is_missing(grid: &Grid, catalogue: &Catalogue) -> Result<()> {
     let mut names: Vec<&str> = Vec::new();
-    for (_, spec) in &experiment.variants {
+    for spec in specs(grid) {
         if let ModelSpec::Pretrained(model) = &spec.model {
             names.push(&model.checkpoint);
         }

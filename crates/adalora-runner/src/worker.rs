@@ -20,7 +20,7 @@ use crate::experiment::{ModelSpec, RunSpec, TaskSpec};
 use crate::plan::{DataSize, Plan};
 use crate::planted;
 use crate::run_folder::{RunFolder, identity, resolved};
-use crate::trainer::Trainer;
+use crate::trainer::{TrainError, Trainer};
 
 /// Which run.
 #[derive(Debug, Clone)]
@@ -124,7 +124,10 @@ pub fn run(
     let status = match &trained {
         Ok(Outcome::Finished) => Status::Finished { step },
         Ok(Outcome::Interrupted) => Status::Interrupted { step },
-        Err(error) => Status::Failed { step, reason: in_one_line(error) },
+        Err(error) => {
+            let diverged = matches!(error.downcast_ref(), Some(TrainError::Diverged { .. }));
+            Status::Failed { step, reason: in_one_line(error), diverged }
+        }
     };
     folder.status(&status)?;
     let _ = tell(&Event::Ended(status));
