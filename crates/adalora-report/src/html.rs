@@ -26,7 +26,7 @@ svg { max-width: 100%; height: auto; display: block; }
 ";
 
 /// The page, from the pictures and tables made for the other files.
-pub(crate) fn page(experiment: &Experiment, results: &Results, ranks: &str, curves: &str) -> String {
+pub(crate) fn page(experiment: &Experiment, results: &Results, pictures: &[(&str, Option<&str>)]) -> String {
     let name = escape(&experiment.name);
     let task = escape(results.task());
     let mut body = format!("<h1>{name}</h1>\n<p class=\"task\">Dev scores on {task}</p>\n");
@@ -38,8 +38,12 @@ pub(crate) fn page(experiment: &Experiment, results: &Results, ranks: &str, curv
     }
     body.push_str(&section("Scores", &(results.scores.html() + &list("", &results.scores_notes))));
     body.push_str(&section("Size and cost", &(results.costs.html() + &list("", &results.costs_notes))));
-    body.push_str(&section("Curves", curves));
-    body.push_str(&section("Where the ranks went", ranks));
+    if let Some((table, notes)) = &results.tuning {
+        body.push_str(&section("Tuning", &(table.html() + &list("", notes))));
+    }
+    for (title, picture) in pictures.iter().filter_map(|(title, picture)| Some((title, (*picture)?))) {
+        body.push_str(&section(title, picture));
+    }
     if let Some(differences) = settings::differences(experiment) {
         body.push_str(&section("Settings that differ", &differences.html()));
     }

@@ -113,6 +113,13 @@ pub struct TrainRecord {
     /// The orthogonality regularizer before its weight, at this step; absent without one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub orthogonality: Option<f64>,
+    /// How far the factors of each adapter are from orthonormal, in the order of `ranks.csv`; absent for LoRA.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub residuals: Option<Residuals>,
+    /// What decides importance; absent without allocation, for a metric that does not tell, and from the last allocation
+    /// on.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub shares: Option<Shares>,
     /// Learning rate of this step.
     pub lr: f64,
     /// Euclidean norm over all trainable gradients, before clipping.
@@ -126,6 +133,26 @@ pub struct TrainRecord {
     pub live: Option<usize>,
     /// Wall time since the start of training, in seconds. Differs between two runs of one seed.
     pub seconds: f64,
+}
+
+/// Squared Frobenius norms over the triplets that are in memory, masked ones among them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Residuals {
+    /// `||PᵀP - I||²`
+    pub p: Vec<f32>,
+    /// `||Q Qᵀ - I||²`
+    pub q: Vec<f32>,
+}
+
+/// Parts of a triplet's importance, each from 0 to 1: mean over all triplets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shares {
+    /// Of lambda.
+    pub lambda: f32,
+    /// Of the mean over its column of P.
+    pub p: f32,
+    /// Of the mean over its row of Q.
+    pub q: f32,
 }
 
 /// An evaluation on the dev split.

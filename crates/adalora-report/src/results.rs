@@ -1,6 +1,7 @@
 //! The tables of an experiment: scores, sizes and costs, and what must be said under them.
 
 use crate::ReportError;
+use crate::grid::Choice;
 use crate::record::{Experiment, Status};
 use crate::significance::{SIGNIFICANT, fewest_pairs, smallest_sign_flip_p};
 use crate::statistics::{Difference, ExperimentSummary, Summary, VariantSummary};
@@ -8,6 +9,7 @@ use crate::table::{
     ABSENT, Alignment, Table, difference, duration, escape_latex, escape_markdown, mean_of_whole, memory,
     score, whole,
 };
+use crate::tuning;
 
 /// What can be drawn up from the finished runs of an experiment.
 pub(crate) struct Results<'a> {
@@ -16,18 +18,21 @@ pub(crate) struct Results<'a> {
     pub(crate) scores_notes: Vec<String>,
     pub(crate) costs: Table,
     pub(crate) costs_notes: Vec<String>,
+    /// What was tried and chosen, with `[tuning]`.
+    pub(crate) tuning: Option<(Table, Vec<String>)>,
     /// One line for each run that failed.
     pub(crate) failures: Vec<String>,
 }
 
 impl<'a> Results<'a> {
-    pub(crate) fn of(experiment: &'a Experiment) -> Result<Self, ReportError> {
+    pub(crate) fn of(experiment: &'a Experiment, choice: Option<&Choice>) -> Result<Self, ReportError> {
         let summary = ExperimentSummary::of(experiment)?;
         Ok(Self {
             scores: scores(&summary),
             scores_notes: scores_notes(&summary),
             costs: costs(&summary),
             costs_notes: costs_notes(&summary),
+            tuning: choice.map(tuned),
             failures: failures(experiment),
             summary,
         })
@@ -55,6 +60,9 @@ impl<'a> Results<'a> {
             self.costs.markdown(),
             bullets(&self.costs_notes),
         );
+        if let Some((table, notes)) = &self.tuning {
+            text.push_str(&format!("\n{}\n{}", table.markdown(), bullets(notes)));
+        }
         if !self.failures.is_empty() {
             text.push_str("\nFailed runs:\n\n");
             text.push_str(&bullets(&self.failures));
@@ -76,10 +84,12 @@ impl<'a> Results<'a> {
                 table.latex()
             )
         };
+        let tuning = self.tuning.as_ref().map(|(table, notes)| float("tuning", table, notes));
         format!(
-            "% Needs \\usepackage{{booktabs}}.\n{}{}",
+            "% Needs \\usepackage{{booktabs}}.\n{}{}{}",
             float("dev scores", &self.scores, &self.scores_notes),
-            float("costs", &self.costs, &self.costs_notes)
+            float("costs", &self.costs, &self.costs_notes),
+            tuning.unwrap_or_default()
         )
     }
 
@@ -308,6 +318,13 @@ fn costs_notes(summary: &ExperimentSummary) -> Vec<String> {
         notes.push("Recovered: live triplets in the planted layers, of the rank planted there.".to_owned());
     }
     notes
+}
+
+fn tuned(choice: &Choice) -> (Table, Vec<String>) {
+    let rows = choice.variants.iter();
+    let rows: Vec<_> =
+        rows.map(|tuned| tuning::Row { label: tuned.variant.clone(), on: None, tuned }).collect();
+    tuning::table(choice, &rows)
 }
 
 fn failures(experiment: &Experiment) -> Vec<String> {

@@ -11,7 +11,8 @@ use crate::record::{Experiment, Status, Variant};
 use crate::results::{CsvRow, mean_and_deviation, with_interval};
 use crate::significance::{SIGNIFICANT, fewest_pairs, holm, smallest_sign_flip_p};
 use crate::statistics::{Difference, RunCounts, Summary, scores_at_last};
-use crate::table::{ABSENT, Alignment, Table, escape_latex, escape_markdown, score};
+use crate::table::{ABSENT, Alignment, Table, escape_latex, escape_markdown};
+use crate::tuning;
 
 /// An experiment folder with all its cells.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub(crate) struct Study {
     pub(crate) description: Option<String>,
     /// Cells that are compared row by row: their points agree but on the axis of the columns.
     pub(crate) groups: Vec<Group>,
-    /// Titles of the columns: points of the axis that changes the task, or of the first.
+    /// Titles of the columns: points of the axis that changes the task, or the one task of all cells.
     pub(crate) columns: Vec<String>,
 }
 
@@ -49,11 +50,11 @@ impl Study {
         let mut columns: Vec<String> = Vec::new();
         let mut groups: Vec<Group> = Vec::new();
         for cell in &grid.cells {
-            let column = &cell.points[across].1;
-            if !columns.contains(column) {
-                columns.push(column.clone());
+            let column = across.map_or_else(|| task_of(cell), |axis| cell.points[axis].1.clone());
+            if !columns.contains(&column) {
+                columns.push(column);
             }
-            let others = cell.points.iter().enumerate().filter(|(axis, _)| *axis != across);
+            let others = cell.points.iter().enumerate().filter(|(axis, _)| Some(*axis) != across);
             let name = others.map(|(_, (_, point))| point.as_str()).collect::<Vec<_>>().join(", ");
             let own = Cell::read(dir, cell)?;
             match groups.iter_mut().find(|group| group.name == name) {
@@ -119,8 +120,8 @@ impl Cell {
     }
 }
 
-/// The axis whose points differ in the task; the first where none does.
-fn column_axis(grid: &Grid) -> usize {
+/// The axis whose points differ in the task.
+fn column_axis(grid: &Grid) -> Option<usize> {
     let axes = grid.cells[0].points.len();
     let differs = |axis: &usize| {
         let task_at = |cell: &GridCell| (cell.points[*axis].1.clone(), task_of(cell));
@@ -129,7 +130,7 @@ fn column_axis(grid: &Grid) -> usize {
         let points: BTreeSet<_> = pairs.iter().map(|(point, _)| point).collect();
         tasks.len() > 1 && points.len() == pairs.len()
     };
-    (0..axes).find(differs).unwrap_or(0)
+    (0..axes).find(differs)
 }
 
 fn task_of(cell: &GridCell) -> String {
@@ -224,7 +225,7 @@ impl Tables {
             scores_notes,
             csv: csv(study, &tests)?,
             differences: tests.table(study),
-            tuning: tuning(study),
+            tuning: tuned(study),
             failures: failures(study),
         })
     }
@@ -423,48 +424,17 @@ impl<'a> Tests<'a> {
     }
 }
 
-fn tuning(study: &Study) -> Option<(Table, Vec<String>)> {
-    use Alignment::{Left, Right};
+fn tuned(study: &Study) -> Option<(Table, Vec<String>)> {
     let choice = study.cells().find_map(|cell| cell.choice.as_ref())?;
-    let values: Vec<_> = choice.variants.first()?.tries.iter().map(|tried| tried.value.clone()).collect();
-    let (mut labels, mut on, mut tuned) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rows = Vec::new();
     for row in study.rows() {
         for (cell, column) in row.group.cells.iter().zip(&study.columns) {
-            if let Some(own) = cell.tuned(row.name) {
-                labels.push(row.label());
-                on.push(column.clone());
-                tuned.push(own);
+            if let Some(tuned) = cell.tuned(row.name) {
+                rows.push(tuning::Row { label: row.label(), on: Some(column), tuned });
             }
         }
     }
-    let mut table = Table::default();
-    let edges = tuned.iter().filter(|own| own.chosen == 0 || own.chosen + 1 == own.tries.len()).count();
-    let all = tuned.len();
-    table.column("variant", Left, labels);
-    table.column("on", Left, on);
-    for (at, value) in values.iter().enumerate() {
-        let cell = |own: &&Tuned| match own.tries[at].mean() {
-            Some(mean) => score(mean),
-            None if own.tries[at].diverged > 0 => "diverged".to_owned(),
-            None => "undefined".to_owned(),
-        };
-        table.column(value.clone(), Right, tuned.iter().map(cell));
-    }
-    table.column("chosen", Right, tuned.iter().map(|own| values[own.chosen].clone()));
-    let seeds: Vec<_> = choice.seeds.iter().map(ToString::to_string).collect();
-    let mut notes = vec![format!(
-        "{} was chosen for each variant in each cell from the same {} values, by the mean score at the last step with \
-         seed {}, none of which is reported above. The dev split is the same.",
-        choice.setting,
-        values.len(),
-        seeds.join(", "),
-    )];
-    if edges > 0 {
-        notes.push(format!(
-            "{edges} of {all} choices lie at an end of the list, where a wider one might do better."
-        ));
-    }
-    Some((table, notes))
+    Some(tuning::table(choice, &rows))
 }
 
 fn failures(study: &Study) -> Vec<String> {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use adalora_report::{
     DevRecord, Experiment, LogRecord, METRICS_FILE, Parameters, Planted, RANKS_FILE, RESULT_FILE,
-    ReportError, RunResult, SETTINGS_FILE, STATUS_FILE, Status, StepScores, TrainRecord, Triplets,
-    VARIANTS_FILE, write,
+    ReportError, Residuals, RunResult, SETTINGS_FILE, STATUS_FILE, Shares, Status, StepScores, TrainRecord,
+    Triplets, VARIANTS_FILE, write,
 };
 use tempfile::TempDir;
 
@@ -54,6 +54,11 @@ fn add_run(experiment: &Path, variant: &str, seed: u64, status: Status, result: 
             step,
             loss: 0.7 - step as f64 / 1000.0 + seed as f64 / 100.0,
             orthogonality: allocates.then_some(0.125),
+            residuals: allocates.then(|| Residuals {
+                p: vec![2.0 / step as f32; 4],
+                q: vec![1.0 / (step as f32 + seed as f32); 4],
+            }),
+            shares: allocates.then_some(Shares { lambda: 0.9, p: 0.09, q: 0.01 }),
             lr: 1e-3,
             grad_norm: 0.75,
             budget: triplets,

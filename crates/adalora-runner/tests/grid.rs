@@ -94,6 +94,9 @@ fn lists_multiply_and_points_go_together() {
     assert_eq!([0, 1].map(|variant| spec(high, 0, variant).adapter.rank()), [4, 2]);
     assert_eq!([low, high].map(|tries| spec(tries, 1, 0).train.steps), [Some(12), None]);
     assert_eq!([0, 1].map(|value| spec(high, value, 1).optimizer.lr), [1e-3, 1e-2]);
+    let own = AXES.replace("train.epochs = 4", "variants.lora.adapter.lora.r = 7");
+    let own = self::grid(&format!("{BASE}{own}"), &[]).unwrap();
+    assert_eq!([0, 1].map(|variant| spec(&own.cells[3].tries, 0, variant).adapter.rank()), [4, 7]);
     let tuning = grid.tuning.unwrap();
     assert_eq!(
         (tuning.setting.as_str(), &tuning.values[..]),
@@ -126,6 +129,11 @@ fn problems_name_cell_and_variant() {
         wrong("high = {", "low2 = 3\nHigh = {"),
         wrong("[sweep.ranks]", "[sweep.again]\nlow = { train.steps = 13 }\n[sweep.ranks]"),
         wrong("[sweep.ranks]", "[sweep.none]\n[sweep.train]"),
+        wrong(
+            "train.epochs = 4",
+            "variants.lroa.adapter.lora.r = 3, variants.adalora.adapter.svd.init_r = 1",
+        ),
+        wrong("train.epochs = 4", "trian.epochs = 4"),
         wrong("seeds = [101]", "seeds = [2, 101]"),
         wrong("seeds = [101]", "sees = [101]"),
         wrong("optimizer.lr = [1e-3, 1e-2]", "optimizer.lr = [1e-3, 0.0]\noptimizer.eps = [1e-8]"),

@@ -407,6 +407,23 @@ impl Document {
         items.iter().filter_map(number).collect()
     }
 
+    /// Puts a value into a table that a variant has itself, or says why it cannot be put there.
+    pub(super) fn set_in_variant(&mut self, name: &str, path: &[&str], node: &Node) -> Result<(), String> {
+        let names: Vec<_> = self.variants.iter().map(|variant| variant.name.clone()).collect();
+        let Some(variant) = self.variants.iter_mut().find(|variant| variant.name == name) else {
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            return Err(format!("there is no variant {name}; {}", instead(name, &names)));
+        };
+        match path {
+            [table, _, ..] if variant.own.get(table).is_some() => set(&mut variant.own, "", path, node),
+            [table, _, ..] => Err(format!(
+                "the variant {name} has no table [{table}] of its own: give it one, or set {} for all",
+                path.join(".")
+            )),
+            _ => Err(format!("variants.{name} must be followed by a setting, such as adapter.svd.init_r")),
+        }
+    }
+
     /// Puts a value into the base and every variant that has the table itself, where it holds the same choice, or
     /// says why it can be put nowhere.
     pub(super) fn set(&mut self, path: &[&str], node: &Node) -> Result<(), String> {

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A cell is one point of every axis. Its settings act as `--set` does: on the base and on every variant that has the
-//! table itself, except where the table holds another choice. Each cell has all variants and is compared within itself.
+//! table itself, except where the table holds another choice; `variants.NAME.adapter.svd.init_r = 2` in a point acts on
+//! one variant's own table alone. Each cell has all variants and is compared within itself.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -188,9 +189,15 @@ impl Document {
     /// With the settings of a point. The command line has the last word.
     fn at(&self, point: &Point) -> Self {
         let mut document = self.clone();
-        for (path, value) in &point.settings {
+        let of_variant = |(path, _): &&(Vec<String>, Node)| path[0] == "variants";
+        let (own, all): (Vec<_>, Vec<_>) = point.settings.iter().partition(of_variant);
+        for (path, value) in all.into_iter().chain(own) {
             let path: Vec<_> = path.iter().map(String::as_str).collect();
-            if let Err(message) = document.set(&path, value) {
+            let set = match path.as_slice() {
+                ["variants", name, path @ ..] => document.set_in_variant(name, path, value),
+                path => document.set(path, value),
+            };
+            if let Err(message) = set {
                 document.misplaced(value.place.clone(), message);
             }
         }
@@ -248,7 +255,7 @@ impl Document {
             points.push(Point { name, settings: found });
         }
         if points.is_empty() {
-            self.misplaced(place, format!("sweep.{axis} has no points: leave it out"));
+            return self.misplaced(place, format!("sweep.{axis} has no points: leave it out"));
         }
         self.axes.sweep.push(Axis { name: axis, points });
     }

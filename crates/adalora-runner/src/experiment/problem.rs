@@ -115,6 +115,9 @@ impl At {
     }
 }
 
+/// So many variants are named each.
+const NAMED: usize = 6;
+
 /// Characters of a line that are shown.
 const WIDTH: usize = 100;
 
@@ -141,6 +144,9 @@ impl fmt::Display for Problems {
             let of = match variants.as_slice() {
                 [] => String::new(),
                 [only] => format!(" (variant `{only}`)"),
+                [first, .., last] if variants.len() > NAMED => {
+                    format!(" ({} variants, `{first}` to `{last}`)", variants.len())
+                }
                 several => format!(" (variants {})", quoted(several)),
             };
             match at {
