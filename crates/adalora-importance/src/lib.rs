@@ -51,7 +51,8 @@ pub trait ImportanceMetric: std::fmt::Debug {
         None
     }
 
-    /// The tensors that a checkpoint must hold, by name.
+    /// The tensors that a checkpoint must hold, by name; each keeps its shape, dtype and storage, so that a resumed run
+    /// can copy the saved values into it.
     fn state(&mut self) -> Vec<(&'static str, &mut Tensor)>;
 }
 

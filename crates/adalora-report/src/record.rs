@@ -63,7 +63,7 @@ pub enum Status {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         diverged: bool,
     },
-    /// Stopped by the user. The next run starts anew and sets this one aside.
+    /// Stopped by the user or the queue. The next run goes on from its last checkpoint.
     Interrupted {
         /// Finished optimizer steps.
         step: usize,

