@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adalora::ImportanceSpec;
-use adalora_report::{VARIANTS_FILE, write_file};
-use adalora_runner::experiment::{Document, Grid, ModelSpec, RunSpec, TaskSpec};
+use adalora_runner::experiment::{AdapterSpec, Document, Grid, ModelSpec, RunSpec, TaskSpec};
 use adalora_runner::grid::{Named, Runs};
 use adalora_runner::provenance::Program;
 use adalora_runner::run_folder::{Found, find};
@@ -438,6 +437,7 @@ fn list() -> Result<ExitCode> {
         ("budget curves: [budget.NAME]", &adalora::BudgetSpec::CURVES[..]),
         ("models: [model.NAME]", &ModelSpec::KINDS),
         ("tasks: [task.NAME]", &TaskSpec::KINDS),
+        ("methods: [adapter.NAME]", &AdapterSpec::KINDS),
     ];
     for (title, kinds) in choices {
         println!("\n{title}");

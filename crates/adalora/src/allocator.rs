@@ -1,16 +1,17 @@
 //! Which triplets live: Algorithm 1 of the paper.
 
-use adalora_adapter::{Arena, Layout};
+use adalora_adapter::{Arena, Form, Layout};
 use adalora_budget::{BudgetAction, BudgetSchedule, RankPattern};
 use adalora_importance::{ImportanceMetric, Observation};
-use adalora_kernels::selection::{keep_top, mask};
+use adalora_kernels::selection::keep_top;
 use tch::{Device, Kind, Tensor};
 
 /// Shrinks the ranks of an arena's adapters along a budget.
 ///
 /// After each optimizer step it masks what the budget says: of the triplets of all adapters together, the `b(t)`
 /// most important ones keep their lambda, the others' becomes 0. `P`, `Q` and the optimizer's moments stay, so that
-/// a triplet may come back at a later allocation.
+/// a triplet may come back at a later allocation. LoRA's doublets have no lambda: both their rows become 0, from which
+/// they do not come back but by momentum ([`Layout::mask`]).
 ///
 /// The choice is made where the arena lives, and nothing is read back for it: on another device than the CPU the
 /// host does not wait at an allocation.
@@ -162,7 +163,7 @@ impl RankAllocator {
     }
 
     fn apply(&self, arena: &Arena) {
-        mask(&mut self.layout.lambda(arena.param()), &self.masked);
+        self.layout.mask(arena.param(), &self.masked);
     }
 
     /// The triplets that the last allocation kept; all of them before the first. The first call after an allocation
@@ -197,7 +198,11 @@ impl RankAllocator {
             p.push(of.p.mean_dim(1, false, Kind::Float));
             q.push(of.q.mean_dim(1, false, Kind::Float));
         }
-        let parts = Tensor::stack(&[self.layout.lambda(&entries), Tensor::cat(&p, 0), Tensor::cat(&q, 0)], 0);
+        let (p, q) = (Tensor::cat(&p, 0), Tensor::cat(&q, 0));
+        // LoRA's doublets have no lambda.
+        let svd = self.layout.form() == Form::Svd;
+        let lambda = if svd { self.layout.lambda(&entries) } else { p.zeros_like() };
+        let parts = Tensor::stack(&[lambda, p, q], 0);
         let whole = parts.sum_dim_intlist(0, true, Kind::Float).clamp_min(f64::from(f32::MIN_POSITIVE));
         Some((parts / whole).mean_dim(1, false, Kind::Float))
     }
@@ -233,7 +238,7 @@ impl RankAllocator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use adalora_adapter::{Form, Site};
+    use adalora_adapter::Site;
     use adalora_budget::{BudgetSpec, Phases};
     use adalora_importance::{ImportanceSpec, Start};
 

@@ -29,6 +29,6 @@ pub use document::Document;
 pub use grid::{Cell, Grid, Tuning};
 pub use problem::{Problem, Problems};
 pub use spec::{
-    AdapterSpec, Experiment, Gradient, Lora, ModelSpec, ObservationSpec, Planted, Pretrained, RandomEncoder,
-    RunSpec, Svd, TaskSpec, TrainSpec, Weights,
+    AdapterSpec, Bottleneck, Experiment, Gradient, Lora, ModelSpec, ObservationSpec, Planted, Pretrained,
+    RandomEncoder, RunSpec, Svd, TaskSpec, TrainSpec, Weights,
 };
