@@ -26,4 +26,4 @@ pub mod target;
 pub use arena::{Arena, Extra, Leaves, ParameterKind};
 pub use layout::{Form, Layout, Site, Triplets};
 pub use linear::{Adapter, Linear};
-pub use orthogonality::{Orthogonality, OrthogonalityForm};
+pub use orthogonality::{Orthogonality, OrthogonalityForm, squared_residuals};

@@ -59,6 +59,9 @@ pub enum Status {
         step: usize,
         /// The error in one line.
         reason: String,
+        /// Whether the loss ceased to be finite.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        diverged: bool,
     },
     /// Stopped by the user or the queue. The next run goes on from its last checkpoint.
     Interrupted {
@@ -110,6 +113,13 @@ pub struct TrainRecord {
     /// The orthogonality regularizer before its weight, at this step; absent without one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub orthogonality: Option<f64>,
+    /// How far the factors of each adapter are from orthonormal, in the order of `ranks.csv`; absent for LoRA.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub residuals: Option<Residuals>,
+    /// What decides importance; absent without allocation, for a metric that does not tell, and from the last allocation
+    /// on.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub shares: Option<Shares>,
     /// Learning rate of this step.
     pub lr: f64,
     /// Euclidean norm over all trainable gradients, before clipping.
@@ -123,6 +133,26 @@ pub struct TrainRecord {
     pub live: Option<usize>,
     /// Wall time since the start of training, in seconds. Differs between two runs of one seed.
     pub seconds: f64,
+}
+
+/// Squared Frobenius norms over the triplets that are in memory, masked ones among them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Residuals {
+    /// `||PᵀP - I||²`
+    pub p: Vec<f32>,
+    /// `||Q Qᵀ - I||²`
+    pub q: Vec<f32>,
+}
+
+/// Parts of a triplet's importance, each from 0 to 1: mean over all triplets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shares {
+    /// Of lambda.
+    pub lambda: f32,
+    /// Of the mean over its column of P.
+    pub p: f32,
+    /// Of the mean over its row of Q.
+    pub q: f32,
 }
 
 /// An evaluation on the dev split.
@@ -323,7 +353,12 @@ impl Variant {
 }
 
 impl Run {
-    fn read(dir: &Path, seed: u64) -> Result<Self, ReportError> {
+    /// Reads a run's folder, which need not exist.
+    ///
+    /// # Errors
+    ///
+    /// A record that is malformed, or a finished run without a result.
+    pub fn read(dir: &Path, seed: u64) -> Result<Self, ReportError> {
         // The status first: a run that finishes meanwhile is then read as running, not as finished without result.
         let status = read_json(&dir.join(STATUS_FILE))?.unwrap_or(Status::Running { step: 0 });
         let result = match &status {
@@ -370,7 +405,7 @@ fn read_text(path: &Path) -> Result<Option<String>, ReportError> {
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReportError> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReportError> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|error| malformed_json(path, error.line(), &error))
 }

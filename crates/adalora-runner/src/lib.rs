@@ -5,6 +5,7 @@
 //! | what an experiment file says, and every rule it can break | [`experiment`] |
 //! | what will happen, worked out before anything is trained | [`plan`] |
 //! | the same in words, for `adalora check` | [`check`] |
+//! | the runs of a grid: frozen, tuned | [`grid`] |
 //! | one training step, from top to bottom | [`trainer`] |
 //! | the folder of one run | [`run_folder`] |
 //! | checkpoints on disk, and what must not change between two of them | [`checkpoint`], [`provenance`] |
@@ -17,6 +18,7 @@
 pub mod check;
 pub mod checkpoint;
 pub mod experiment;
+pub mod grid;
 pub mod libtorch;
 pub mod plan;
 pub mod planted;

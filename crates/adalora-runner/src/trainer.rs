@@ -5,13 +5,14 @@ mod state;
 use std::sync::Arc;
 
 use adalora::{
-    AdamW, AllocationError, Arena, BudgetSchedule, LearningRate, Orthogonality, RankAllocator, RankPattern,
-    Start,
+    AdamW, AllocationError, Arena, BudgetSchedule, Form, LearningRate, Orthogonality, RankAllocator,
+    RankPattern, Start,
 };
+use adalora_adapter::squared_residuals;
 use adalora_kernels::clip::{clip, norm};
 use adalora_kernels::dropout::Dropout;
 use adalora_models::{Checkpoint, Encoder, Head, Input, Loss, ModelError, Settled};
-use adalora_report::{DevRecord, TrainRecord};
+use adalora_report::{DevRecord, Residuals, Shares, TrainRecord};
 use adalora_tasks::{Batch, Dataset, DevSet, Labels, Prefetch, dev_order, epoch_order};
 use tch::{Device, Kind, Tensor};
 
@@ -280,12 +281,34 @@ impl<'a> Trainer<'a> {
             step: self.finished,
             loss,
             orthogonality: since.orthogonality.map(|term| term.double_value(&[])),
+            residuals: self.residuals(),
+            shares: self.shares(),
             lr: since.lr,
             grad_norm: since.grad_norm.map_or(f64::NAN, |norm| norm.double_value(&[])),
             budget,
             live: self.allocator.as_ref().map(RankAllocator::live_count).or(compact),
             seconds,
         })
+    }
+
+    /// How far the factors are from orthonormal; a regularizer of LoRA has another aim.
+    fn residuals(&self) -> Option<Residuals> {
+        let layout = self.arena.layout();
+        let svd = layout.form() == Form::Svd && layout.adapters() > 0;
+        let column = |values: &Tensor, at| {
+            Vec::try_from(values.select(1, at).contiguous()).expect("one f32 for each adapter")
+        };
+        svd.then(|| squared_residuals(&self.arena))
+            .map(|all| Residuals { q: column(&all, 0), p: column(&all, 1) })
+    }
+
+    /// What decides importance, while it still changes.
+    fn shares(&self) -> Option<Shares> {
+        let observes = |schedule: &BudgetSchedule| schedule.observes(self.finished - 1);
+        let allocator =
+            self.allocator.as_ref().filter(|_| self.plan.schedule.as_ref().is_some_and(observes))?;
+        let shares: Vec<f32> = allocator.shares()?.try_into().expect("three f32");
+        Some(Shares { lambda: shares[0], p: shares[1], q: shares[2] })
     }
 
     /// Mean loss of the steps since the last record.

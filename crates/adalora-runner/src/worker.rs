@@ -24,7 +24,7 @@ use crate::planted;
 use crate::provenance::{self, Attempt, Origin, Program, Provenance};
 use crate::run_folder::{Claim, Found, RunFolder, find, identity, resolved};
 use crate::stop::Stop;
-use crate::trainer::Trainer;
+use crate::trainer::{TrainError, Trainer};
 
 /// Which run.
 #[derive(Debug, Clone)]
@@ -120,7 +120,10 @@ pub fn run(
     let status = match &ran {
         Ok(Outcome::Finished) => Status::Finished { step },
         Ok(Outcome::Stopped) => Status::Interrupted { step },
-        Err(error) => Status::Failed { step, reason: in_one_line(error) },
+        Err(error) => {
+            let diverged = matches!(error.downcast_ref(), Some(TrainError::Diverged { .. }));
+            Status::Failed { step, reason: in_one_line(error), diverged }
+        }
     };
     // What ended the run matters more than that a full disk has no room to say so.
     let written = claim.status(&status);

@@ -1,6 +1,6 @@
 //! Which triplets live: Algorithm 1 of the paper.
 
-use adalora_adapter::{Arena, Layout};
+use adalora_adapter::{Arena, Form, Layout};
 use adalora_budget::{BudgetAction, BudgetSchedule, RankPattern};
 use adalora_importance::{ImportanceMetric, Observation};
 use adalora_kernels::selection::keep_top;
@@ -187,6 +187,26 @@ impl RankAllocator {
         if self.masking { self.kept } else { self.layout.triplet_count() }
     }
 
+    /// What part of a triplet's importance comes from lambda, from its column of P and from its row of Q: mean over all
+    /// triplets, `(3,)`. `None` for a metric that is no sum of these. A triplet with importance 0 counts with zeros.
+    pub fn shares(&self) -> Option<Tensor> {
+        let _guard = tch::no_grad_guard();
+        let entries = self.metric.entry_scores()?;
+        let shaped = (0..self.layout.adapters()).map(|adapter| self.layout.triplets(&entries, adapter));
+        let (mut p, mut q) = (Vec::new(), Vec::new());
+        for of in shaped {
+            p.push(of.p.mean_dim(1, false, Kind::Float));
+            q.push(of.q.mean_dim(1, false, Kind::Float));
+        }
+        let (p, q) = (Tensor::cat(&p, 0), Tensor::cat(&q, 0));
+        // LoRA's doublets have no lambda.
+        let svd = self.layout.form() == Form::Svd;
+        let lambda = if svd { self.layout.lambda(&entries) } else { p.zeros_like() };
+        let parts = Tensor::stack(&[lambda, p, q], 0);
+        let whole = parts.sum_dim_intlist(0, true, Kind::Float).clamp_min(f64::from(f32::MIN_POSITIVE));
+        Some((parts / whole).mean_dim(1, false, Kind::Float))
+    }
+
     /// The budget's schedule.
     pub fn schedule(&self) -> &BudgetSchedule {
         &self.schedule
@@ -218,7 +238,7 @@ impl RankAllocator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use adalora_adapter::{Form, Site};
+    use adalora_adapter::Site;
     use adalora_budget::{BudgetSpec, Phases};
     use adalora_importance::{ImportanceSpec, Start};
 
@@ -278,5 +298,36 @@ mod tests {
         let held: Vec<_> = (0..6).filter(|&i| allocator.pattern().unwrap().live()[i]).collect();
         // At step 8 triplet i had the value (i + 8) % 6 + 1: the largest are 3 (6) and 2 (5).
         assert_eq!(held, [2, 3]);
+    }
+
+    #[test]
+    fn shares_say_where_importance_comes_from() {
+        // |w g| is 1 for each lambda, 3 for each entry of P and 0.5 for each of Q; the mean over a row forgets its width.
+        let expected = [1.0, 3.0, 0.5].map(|part| part / 4.5);
+        let (mut allocator, arena) = set_up(ImportanceSpec::Sensitivity(Default::default()), 10);
+        let _ = arena.param().shallow_clone().fill_(1.0);
+        let _ = lambda(&arena).fill_(-1.0);
+        let _ = arena.grad().shallow_clone().fill_(1.0);
+        for adapter in 0..2 {
+            let triplets = arena.layout().triplets(arena.grad(), adapter);
+            let _ = (triplets.p.shallow_clone().fill_(-3.0), triplets.q.shallow_clone().fill_(0.5));
+        }
+        allocator.observe(0, &arena);
+        let shares: Vec<f64> = allocator.shares().unwrap().try_into().unwrap();
+        for (own, expected) in shares.iter().zip(expected) {
+            assert!((own - expected).abs() < 1e-6, "{shares:?}");
+        }
+
+        // The paper's score is the product of two averages, each proportional to |w g|: parts count with their squares.
+        let (mut allocator, arena) = set_up(ImportanceSpec::all().remove(0), 10);
+        let _ = arena.param().shallow_clone().fill_(1.0);
+        let _ = lambda(&arena).fill_(2.0);
+        let _ = arena.grad().shallow_clone().fill_(1.0);
+        allocator.observe(0, &arena);
+        let shares: Vec<f64> = allocator.shares().unwrap().try_into().unwrap();
+        for (own, expected) in shares.iter().zip([4.0, 1.0, 1.0].map(|part| part / 6.0)) {
+            assert!((own - expected).abs() < 1e-6, "{shares:?}");
+        }
+        assert!(set_up(ImportanceSpec::Magnitude(Default::default()), 10).0.shares().is_none());
     }
 }
