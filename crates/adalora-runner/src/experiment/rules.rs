@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use adalora::{BudgetSchedule, Form, OrthogonalityForm};
+use adalora_adapter::target;
 
 use super::problem::Problem;
 use super::read::quoted;
@@ -72,12 +73,18 @@ impl Rules {
 
     fn patterns(&mut self, key: &str, patterns: &[String], what: &str) {
         self.hold(key, !patterns.is_empty(), || format!("is empty; {what}"));
-        let blank = patterns
+        let expanded: Vec<_> = patterns.iter().map(|pattern| target::expand(pattern)).collect();
+        let blank = expanded
             .iter()
+            .flatten()
+            .flatten()
             .any(|pattern| pattern.split('.').any(|part| part.trim() != part || part.is_empty()));
         self.hold(key, !blank, || {
             "holds a pattern with an empty part; a pattern is names with dots between".into()
         });
+        for malformed in expanded.iter().filter_map(|pattern| pattern.as_ref().err()) {
+            self.hold(key, false, || format!("cannot be read: {malformed}"));
+        }
     }
 
     fn model_and_task(&mut self, spec: &RunSpec) {
