@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub use record::{
     DevRecord, EXPERIMENT_FILE, Experiment, LogRecord, METRICS_FILE, Parameters, Planted, RANKS_FILE,
     RESULT_FILE, RankRow, Ranks, Run, RunResult, SETTINGS_FILE, STATUS_FILE, Status, StepScores, TrainRecord,
-    Triplets, VARIANTS_FILE, Variant, write_file,
+    Triplets, VARIANTS_FILE, Variant, WarmStart, write_file,
 };
 pub use statistics::RunCounts;
 

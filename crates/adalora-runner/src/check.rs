@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use adalora::{BudgetSchedule, Layout};
+use adalora::{BudgetSchedule, BudgetUnit, Layout};
 use adalora_tasks::{Catalogue, Dataset};
 
 use crate::experiment::{Document, Experiment, ModelSpec, Problem, Problems, RunSpec, TaskSpec};
@@ -78,7 +78,11 @@ fn details(spec: &RunSpec, plan: &Plan) -> Vec<(&'static str, String)> {
         TaskSpec::Planted(_) => "planted",
     };
     let parameters = plan.parameters();
-    let rank = spec.adapter.rank();
+    let ranks = plan.layout.ranks();
+    let rank = match (spec.adapter.ranks(), ranks.iter().min(), ranks.iter().max()) {
+        (Some(file), Some(least), Some(most)) => format!("ranks {least} to {most} of {file}"),
+        (_, _, rank) => format!("rank {}", rank.copied().unwrap_or(0)),
+    };
     let mut lines = vec![
         (
             "data",
@@ -90,7 +94,12 @@ fn details(spec: &RunSpec, plan: &Plan) -> Vec<(&'static str, String)> {
         let adapters = plan.layout.adapters();
         lines.push((
             "budget",
-            format!("{} triplets to {} over {adapters} adapters", schedule.initial(), schedule.target()),
+            format!(
+                "{} {} to {} over {adapters} adapters",
+                schedule.initial(),
+                schedule.unit(),
+                schedule.target()
+            ),
         ));
     }
     lines.push((
@@ -99,14 +108,40 @@ fn details(spec: &RunSpec, plan: &Plan) -> Vec<(&'static str, String)> {
             "adapters {} at the peak, {} at the end{}; head {}",
             parameters.adapter_peak,
             parameters.adapter_final_if_uniform,
-            if plan.schedule.is_some() { " if all ranks were equal" } else { "" },
+            match plan.schedule.as_ref().map(BudgetSchedule::unit) {
+                Some(BudgetUnit::Triplets) => " if all ranks were equal",
+                Some(BudgetUnit::Parameters) => " or a little less",
+                None => "",
+            },
             parameters.head
         ),
     ));
+    if let Some(source) = &plan.warm_start {
+        lines.push(("start", format!("the adapter of {}", source.record.run)));
+    }
+    lines.extend(scale(spec, plan).map(|scale| ("scale", scale)));
     for (i, layers) in layers(&plan.layout).into_iter().enumerate() {
-        lines.push((if i == 0 { "layers" } else { "" }, format!("rank {rank} on {layers}")));
+        lines.push((if i == 0 { "layers" } else { "" }, format!("{rank} on {layers}")));
     }
     lines
+}
+
+/// What increments are multiplied by, where it is not the usual `alpha / r` of one initial rank.
+fn scale(spec: &RunSpec, plan: &Plan) -> Option<String> {
+    if spec.adapter.scale().is_default() {
+        return None;
+    }
+    let ranks = plan.layout.ranks();
+    let mut scales = spec.adapter.scales(&ranks, &ranks);
+    scales.sort_by(f64::total_cmp);
+    let (least, most) = (scales.first()?, scales.last()?);
+    let at_first = if least == most { format!("{least:.4}") } else { format!("{least:.4} to {most:.4}") };
+    let later = if spec.adapter.scale().follows_rank() {
+        format!(" at first, up to {:.4} later", spec.adapter.alpha())
+    } else {
+        String::new()
+    };
+    Some(format!("{at_first}{later}"))
 }
 
 fn steps(plan: &Plan) -> String {

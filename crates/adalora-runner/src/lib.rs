@@ -4,6 +4,8 @@
 //! |---|---|
 //! | what an experiment file says, and every rule it can break | [`experiment`] |
 //! | what will happen, worked out before anything is trained | [`plan`] |
+//! | a rank pattern as a file: exported from a run, trained from scratch | [`pattern_file`] |
+//! | a start from another run's adapter | [`warm_start`] |
 //! | the same in words, for `adalora check` | [`check`] |
 //! | one training step, from top to bottom | [`trainer`] |
 //! | the folder of one run | [`run_folder`] |
@@ -14,10 +16,12 @@
 pub mod check;
 pub mod experiment;
 pub mod libtorch;
+pub mod pattern_file;
 pub mod plan;
 pub mod planted;
 pub mod run_folder;
 pub mod sweep;
 pub mod trainer;
+pub mod warm_start;
 pub mod worker;
 pub mod workspace;

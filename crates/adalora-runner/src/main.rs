@@ -9,7 +9,7 @@ use adalora_report::{VARIANTS_FILE, write_file};
 use adalora_runner::experiment::{Document, Experiment, ModelSpec, TaskSpec};
 use adalora_runner::run_folder::{Found, find};
 use adalora_runner::workspace::Workspace;
-use adalora_runner::{check, libtorch, sweep, worker};
+use adalora_runner::{check, libtorch, pattern_file, sweep, worker};
 use adalora_tasks::{Catalogue, Fetched, Hub, Progress};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -42,6 +42,13 @@ enum Command {
     /// hub without a manifest. Files of the hub go to the cache that all of its tools share; HF_ENDPOINT, HF_HOME,
     /// HF_TOKEN and HF_HUB_OFFLINE are honoured. A download that broke off goes on where it was.
     Fetch(FetchArgs),
+    /// Write the ranks that a finished run found to a file, for `ranks = "FILE"` of another experiment.
+    ExportPattern {
+        /// Folder of the run, such as `runs/quickstart/adalora/seed-1`.
+        run: PathBuf,
+        /// The file to write.
+        file: PathBuf,
+    },
     /// One run in this process; how `run` starts them.
     #[command(hide = true)]
     Worker(WorkerArgs),
@@ -122,6 +129,7 @@ fn main() -> ExitCode {
         Command::List => list(),
         Command::Report { experiment } => report(&experiment),
         Command::Fetch(args) => fetch(&args),
+        Command::ExportPattern { run, file } => pattern_file::export(&run, &file).map(|()| ExitCode::SUCCESS),
         Command::Worker(args) => work(&args),
     };
     result.unwrap_or_else(|error| {

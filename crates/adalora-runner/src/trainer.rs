@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use adalora::{
-    AdamW, AllocationError, Arena, BudgetSchedule, LearningRate, Orthogonality, RankAllocator, RankPattern,
-    Start,
+    AdamW, AllocationError, Arena, BudgetAction, BudgetSchedule, BudgetUnit, LearningRate, Orthogonality,
+    RankAllocator, RankPattern, Start,
 };
 use adalora_kernels::clip::{clip, norm};
 use adalora_kernels::dropout::Dropout;
@@ -72,14 +72,17 @@ pub enum TrainError {
     Allocation(#[from] AllocationError),
     /// A run ended with another number of live triplets than its budget.
     #[error(
-        "the run ended with {live} live triplets and {nonzero} values of lambda that are not 0; its budget is {budget}"
+        "the run ended with {live} live {unit} and {nonzero} values of lambda that are not 0; its budget is {budget}, \
+         of which nothing may be left that a dropped triplet would fit into"
     )]
     OffBudget {
-        /// Triplets that the last allocation kept.
+        /// In what the budget is counted.
+        unit: BudgetUnit,
+        /// What the last allocation kept.
         live: usize,
         /// Values of lambda that are not 0.
         nonzero: usize,
-        /// Triplets that should live.
+        /// What should live.
         budget: usize,
     },
 }
@@ -111,7 +114,12 @@ impl<'a> Trainer<'a> {
         let mut encoder = Encoder::new(&checkpoint.to_kind(precision.kind()), dropout, device);
         let start = Head::start(checkpoint, plan.outputs, seed);
         let arena = Arena::new(plan.layout.clone(), start.extras, device, seed);
-        encoder.attach(&plan.places, arena.adapters(spec.adapter.scale()));
+        let ranks = plan.layout.ranks();
+        let scales = spec.adapter.scales(&ranks, &ranks);
+        if let Some(source) = &plan.warm_start {
+            source.saved.write_to(&arena, &scales);
+        }
+        encoder.attach(&plan.places, arena.scaled_adapters(&scales));
         let head = Head::new(config, &arena, classifier_dropout);
 
         let orthogonality = spec.orthogonality.map(Orthogonality::new);
@@ -184,13 +192,17 @@ impl<'a> Trainer<'a> {
         self.recorded.orthogonality = orthogonality;
         self.recorded.grad_norm = Some(grad_norm);
         self.recorded.lr = lr;
-        if let Some(allocator) = &mut self.allocator {
-            let allocated = allocator.update(step, &self.arena);
-            if allocated.is_err() {
-                // A loss that is not finite is the cause, importance that is not finite its consequence.
-                self.mean_loss()?;
-            }
-            allocated?;
+        let allocated = self.allocator.as_mut().map(|allocator| allocator.update(step, &self.arena));
+        if let Some(Err(_)) = allocated {
+            // A loss that is not finite is the cause, importance that is not finite its consequence.
+            self.mean_loss()?;
+        }
+        let action = allocated.transpose()?;
+        if let Some(masked) = self.allocator.as_ref().and_then(RankAllocator::masked) {
+            self.optimizer.follow_mask(masked, self.arena.layout());
+        }
+        if self.spec.adapter.scale().follows_rank() && matches!(action, Some(BudgetAction::Allocate { .. })) {
+            self.attach()?;
         }
         self.arena.zero_grad();
         let last_allocation = self.plan.schedule.as_ref().map(BudgetSchedule::last_allocation);
@@ -201,17 +213,24 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// Puts adapters of the scale that applies on their layers. A scale that follows the rank waits for the device.
+    fn attach(&mut self) -> Result<(), TrainError> {
+        let live = self.ranks()?;
+        let scales = self.spec.adapter.scales(&self.plan.layout.ranks(), &live);
+        self.encoder.attach(&self.plan.places, self.arena.scaled_adapters(&scales));
+        Ok(())
+    }
+
     /// Drops the triplets that are dead for good, with their moments and the metric's state. Scales stay.
     fn compact(&mut self) -> Result<(), TrainError> {
         let Some(pattern) = self.pattern()?.cloned() else { return Ok(()) };
         self.allocator = None;
         let (arena, kept) = self.arena.compact(pattern.live());
         self.optimizer.keep(&kept, &arena);
-        self.encoder.attach(&self.plan.places, arena.adapters(self.spec.adapter.scale()));
         self.head = Head::new(&self.plan.config, &arena, self.classifier_dropout);
         self.arena = arena;
         self.compacted = Some(pattern);
-        Ok(())
+        self.attach()
     }
 
     fn observe(&mut self, when: Weights, step: usize, seen: Option<&Tensor>) {
@@ -267,7 +286,8 @@ impl<'a> Trainer<'a> {
         let loss = self.mean_loss()?;
         let since = std::mem::take(&mut self.recorded);
         let budget = self.plan.schedule.as_ref().map(|schedule| schedule.budget(self.finished - 1));
-        let compact = self.compacted.as_ref().map(RankPattern::live_count);
+        let compact = self.plan.schedule.as_ref().zip(self.compacted.as_ref());
+        let compact = compact.map(|(schedule, pattern)| schedule.spent(pattern));
         Ok(TrainRecord {
             step: self.finished,
             loss,
@@ -275,7 +295,7 @@ impl<'a> Trainer<'a> {
             lr: since.lr,
             grad_norm: since.grad_norm.map_or(f64::NAN, |norm| norm.double_value(&[])),
             budget,
-            live: self.allocator.as_ref().map(RankAllocator::live_count).or(compact),
+            live: self.allocator.as_ref().map(RankAllocator::live).or(compact),
             seconds,
         })
     }
@@ -329,19 +349,20 @@ impl<'a> Trainer<'a> {
         (loss / set.examples.len() as f64, scores.collect())
     }
 
-    /// Checks that a finished run has exactly the triplets of its budget.
+    /// Checks that a finished run has exactly the triplets of its budget, or all that fit into its parameters.
     ///
     /// # Errors
     ///
     /// If it has more or fewer, or the last allocation had no importance to go by.
     pub fn check_budget(&mut self) -> Result<(), TrainError> {
         let nonzero = self.nonzero();
-        let Some(budget) = self.plan.schedule.as_ref().map(BudgetSchedule::target) else { return Ok(()) };
-        let live = self.ranks()?.iter().sum();
-        if live == budget && nonzero <= budget {
+        let plan = self.plan;
+        let (Some(schedule), Some(pattern)) = (&plan.schedule, self.pattern()?) else { return Ok(()) };
+        if schedule.is_met_by(pattern) && nonzero <= pattern.live_count() {
             Ok(())
         } else {
-            Err(TrainError::OffBudget { live, nonzero, budget })
+            let (unit, live, budget) = (schedule.unit(), schedule.spent(pattern), schedule.target());
+            Err(TrainError::OffBudget { unit, live, nonzero, budget })
         }
     }
 

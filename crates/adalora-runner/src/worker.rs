@@ -1,14 +1,16 @@
 //! One run in this process, reported line by line to whoever started it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use adalora::BudgetUnit;
 use adalora_models::{Checkpoint, Settled};
 use adalora_report::{
     DevRecord, LogRecord, Parameters, Planted, RunResult, Status, StepScores, TrainRecord, Triplets,
+    WarmStart,
 };
 use adalora_tasks::{Catalogue, Dataset, FileHash};
 use anyhow::{Context, Result};
@@ -78,6 +80,8 @@ struct Provenance<'a> {
     /// The dtype of the frozen encoder, which `precision = "auto"` leaves to the machine.
     precision: Settled,
     files: Vec<FileHash>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warm_start: Option<&'a WarmStart>,
     drawn: &'a [String],
 }
 
@@ -112,7 +116,8 @@ pub fn run(
             device: &job.device,
             threads,
             precision: trainer.precision(),
-            files: hashes(&plan, &dataset)?,
+            files: hashes(&job.spec, &plan, &dataset)?,
+            warm_start: plan.warm_start.as_ref().map(|source| &source.record),
             drawn: trainer.drawn(),
         },
     )?;
@@ -235,12 +240,14 @@ fn train(
             adapter_peak: plan.parameters().adapter_peak,
             adapter_final: ranks.iter().zip(costs).map(|(rank, cost)| rank * cost).sum(),
             head: plan.parameters().head,
+            adapter_budget: plan.target_in(BudgetUnit::Parameters),
         },
-        triplets: plan.schedule.as_ref().map(|schedule| Triplets {
-            initial: schedule.initial(),
-            budget: schedule.target(),
+        triplets: plan.schedule.as_ref().map(|_| Triplets {
+            initial: plan.layout.triplet_count(),
+            budget: plan.target_in(BudgetUnit::Triplets),
             live: ranks.iter().sum(),
         }),
+        warm_start: plan.warm_start.as_ref().map(|source| source.record.clone()),
         wall_seconds: seconds(),
         peak_rss_bytes: peak_rss()?,
         planted,
@@ -249,6 +256,8 @@ fn train(
 }
 
 fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &RunFolder) -> Result<()> {
+    let (arena, pattern) = trainer.adapter()?;
+    let highest = plan.layout.ranks().into_iter().max().unwrap_or(0).max(1);
     let base_model = match &job.spec.model {
         ModelSpec::Pretrained(model) => model.checkpoint.clone(),
         ModelSpec::Random(_) => "random".into(),
@@ -258,12 +267,15 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &RunFolde
         prefix: plan.config.prefix().into(),
         target_modules: plan.layout.sites().iter().map(|site| site.path.clone()).collect(),
         modules_to_save: vec!["classifier".into(), "pooler".into()],
-        init_r: job.spec.adapter.rank(),
-        target_r: job.spec.budget.as_ref().map_or(job.spec.adapter.rank(), |budget| budget.phases().target_r),
+        init_r: highest,
+        target_r: match &job.spec.budget {
+            Some(_) => pattern.live_count().div_ceil(plan.layout.adapters()),
+            None => highest,
+        },
         alpha: job.spec.adapter.alpha(),
+        scales: job.spec.adapter.scales(&plan.layout.ranks(), &pattern.ranks()),
         total_steps: plan.total_steps,
     };
-    let (arena, pattern) = trainer.adapter()?;
     let live: Vec<_> = pattern.by_adapter().collect();
     Ok(adalora_adapter::store::save(&folder.path().join("adapter"), &arena, &live, &description)?)
 }
@@ -290,16 +302,23 @@ pub fn in_one_line(error: &anyhow::Error) -> String {
 }
 
 /// Hashes of everything that was read.
-fn hashes(plan: &Plan, dataset: &Dataset) -> Result<Vec<FileHash>> {
+fn hashes(spec: &RunSpec, plan: &Plan, dataset: &Dataset) -> Result<Vec<FileHash>> {
     let mut files = dataset.files.clone();
+    if let Some(file) = spec.adapter.ranks() {
+        files.push(hash(Path::new(file))?);
+    }
     if let Some(checkpoint) = &plan.checkpoint {
         for path in [checkpoint.join("config.json"), adalora_models::tensors_file(checkpoint)?] {
-            let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-            let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-            files.push(FileHash { file: path.display().to_string(), sha256 });
+            files.push(hash(&path)?);
         }
     }
     Ok(files)
+}
+
+fn hash(path: &Path) -> Result<FileHash> {
+    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(FileHash { file: path.display().to_string(), sha256 })
 }
 
 /// Largest resident memory of this process so far, in bytes.

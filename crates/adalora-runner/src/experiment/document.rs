@@ -22,10 +22,11 @@ struct Head {
 const HEAD: [&str; 2] = ["description", "seeds"];
 
 /// The tables of a [`RunSpec`].
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 10] = [
     "model",
     "task",
     "adapter",
+    "warm_start",
     "orthogonality",
     "importance",
     "budget",

@@ -28,5 +28,5 @@ pub use document::Document;
 pub use problem::{Problem, Problems};
 pub use spec::{
     AdapterSpec, Experiment, Gradient, Lora, ModelSpec, ObservationSpec, Planted, Pretrained, RandomEncoder,
-    RunSpec, Svd, TaskSpec, TrainSpec, Weights,
+    RunSpec, Svd, TaskSpec, TrainSpec, WarmStartSpec, Weights,
 };

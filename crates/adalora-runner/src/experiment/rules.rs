@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use adalora::{BudgetSchedule, Form, OrthogonalityForm};
+use adalora::{BudgetSchedule, BudgetUnit, Form, MaskedMoments, OrthogonalityForm};
 use adalora_adapter::target;
 
 use super::problem::Problem;
@@ -184,7 +184,29 @@ impl Rules {
             1,
             "an adapter of rank 0 learns nothing",
         );
+        match (spec.adapter.rank(), spec.adapter.ranks()) {
+            (None, None) => self.hold(table, false, || {
+                format!("needs {rank}, one rank for all layers, or ranks, a file with a rank for each")
+            }),
+            (Some(one), Some(_)) => self.hold(&format!("{table}.ranks"), false, || {
+                format!("and {rank} ({one}) both give the ranks: keep one")
+            }),
+            _ => {}
+        }
+        let fixed = spec.adapter.ranks().is_none() || spec.budget.is_none();
+        self.hold(&format!("{table}.ranks"), fixed, || {
+            format!("is a pattern that stays, and [budget] would change it: leave one out, or write {rank}")
+        });
         self.positive(&format!("{table}.alpha"), spec.adapter.alpha(), ": the increment is scaled by it");
+        let moves = !spec.adapter.scale().follows_rank() || spec.budget.is_some();
+        self.hold(&format!("{table}.scale"), moves, || {
+            "(\"current-rank\") has no effect without [budget], as ranks stay what they are: leave it out"
+                .into()
+        });
+        if let Some(warm_start) = &spec.warm_start {
+            let named = !warm_start.run.trim().is_empty();
+            self.hold("warm_start.run", named, || "is empty; name the folder of a finished run".into());
+        }
         if let Some(form) = &spec.orthogonality {
             let (key, gamma) = match form {
                 OrthogonalityForm::SumOfSquares(weight) => {
@@ -262,7 +284,12 @@ impl Rules {
         let given = |value: usize| Some(value).filter(|value| *value > 0).unwrap_or(usize::MAX);
         let steps = given(spec.train.steps.unwrap_or(0));
         // Every adapter has the same rank, so one stands for all.
-        let Err(errors) = BudgetSchedule::new(budget, given(spec.adapter.rank()), 1, steps) else { return };
+        // How many parameters a triplet has is known with the model only, and one is the least.
+        let rank = match budget.phases().unit() {
+            BudgetUnit::Triplets => given(spec.adapter.rank().unwrap_or(0)),
+            BudgetUnit::Parameters => usize::MAX,
+        };
+        let Err(errors) = BudgetSchedule::new(budget, &[rank], &[1], steps) else { return };
         for error in errors {
             self.prefixed(&format!("budget.{}", budget.name()), error.key(), &error);
         }
@@ -285,6 +312,10 @@ impl Rules {
         let lambda = decay.lambda == 0.0 || spec.adapter.form() == Form::Svd;
         self.hold("optimizer.weight_decay.lambda", lambda, || {
             format!("({:?}) has no effect: LoRA has no singular values; leave it out", decay.lambda)
+        });
+        let masks = optimizer.masked_moments == MaskedMoments::Keep || spec.budget.is_some();
+        self.hold("optimizer.masked_moments", masks, || {
+            "(\"zero\") has no effect without [budget], as nothing is masked: leave it out".into()
         });
         let warm_up = optimizer.schedule.warm_up();
         if let Some(steps) = spec.train.steps.filter(|steps| *steps > 0) {
