@@ -233,8 +233,8 @@ mod tests {
                 _ => Some(at),
             })
         };
-        for adapter in 0..initial.len() {
-            for _ in 0..min_r.min(initial[adapter]) {
+        for (adapter, &own) in initial.iter().enumerate() {
+            for _ in 0..min_r.min(own) {
                 let at = best(&live, &|at| owner(at) == adapter).unwrap();
                 live[at] = true;
             }

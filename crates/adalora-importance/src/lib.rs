@@ -45,7 +45,8 @@ pub trait ImportanceMetric: std::fmt::Debug {
     /// the step and the gradient is the optimizer's; what `[observation]` asks for is what `observe` was given.
     fn importance(&self, seen: &Observation) -> Tensor;
 
-    /// The tensors that a checkpoint must hold, by name.
+    /// The tensors that a checkpoint must hold, by name; each keeps its shape, dtype and storage, so that a resumed run
+    /// can copy the saved values into it.
     fn state(&mut self) -> Vec<(&'static str, &mut Tensor)>;
 }
 

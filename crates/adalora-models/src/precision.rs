@@ -55,6 +55,15 @@ impl Settled {
     }
 }
 
+impl From<Settled> for Precision {
+    fn from(settled: Settled) -> Self {
+        match settled {
+            Settled::F32 => Self::F32,
+            Settled::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 /// The shortest of a few passes through the layer of the widest output.
 fn layer_time(config: &EncoderConfig, tokens: usize, kind: Kind, device: Device) -> Duration {
     let _guard = tch::no_grad_guard();

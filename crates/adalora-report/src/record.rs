@@ -60,7 +60,7 @@ pub enum Status {
         /// The error in one line.
         reason: String,
     },
-    /// Stopped by the user. The next run starts anew and sets this one aside.
+    /// Stopped by the user or the queue. The next run goes on from its last checkpoint.
     Interrupted {
         /// Finished optimizer steps.
         step: usize,

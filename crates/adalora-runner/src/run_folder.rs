@@ -1,8 +1,9 @@
 //! The folder of one run: what it was asked, what it did, where it stands.
 
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use adalora_report::{
     EXPERIMENT_FILE, LogRecord, METRICS_FILE, RANKS_FILE, RESULT_FILE, RunResult, SETTINGS_FILE, STATUS_FILE,
@@ -12,15 +13,29 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::checkpoint::{Checkpoints, Progress};
 use crate::experiment::RunSpec;
+use crate::provenance::{changed_setting, host};
 
-/// `runs/EXPERIMENT/VARIANT/seed-N`, held by this process alone.
+/// The files of a run that grow.
+const LOGS: [&str; 2] = [METRICS_FILE, RANKS_FILE];
+
+/// Folder of the trained adapter in the run folder.
+const ADAPTER: &str = "adapter";
+
+/// `runs/EXPERIMENT/VARIANT/seed-N` with its logs open, for this process alone.
 #[derive(Debug)]
-pub struct RunFolder {
-    path: PathBuf,
+pub struct RunFolder<'a> {
+    claim: &'a Claim,
     metrics: File,
     ranks: csv::Writer<File>,
-    /// Locked as long as the run lives; the system unlocks it if the process dies.
+}
+
+/// A run that no other process touches until this is dropped or the process dies.
+#[derive(Debug)]
+pub struct Claim {
+    path: PathBuf,
+    /// The system unlocks it, whatever the process dies of.
     _lock: File,
 }
 
@@ -53,117 +68,98 @@ pub fn identity(resolved: &str) -> String {
 ///
 /// # Errors
 ///
-/// A finished run with other settings, which is never overwritten.
-pub fn find(path: &Path, spec: &RunSpec, seed: u64) -> Result<Found> {
+/// A finished run with other settings, which is never overwritten; checkpoints of a run with other settings, unless
+/// `force` says to go on from them.
+pub fn find(path: &Path, spec: &RunSpec, seed: u64, force: bool) -> Result<Found> {
     let status = match fs::read_to_string(path.join(STATUS_FILE)) {
         Ok(text) => {
             serde_json::from_str(&text).with_context(|| format!("{}/{STATUS_FILE}", path.display()))?
         }
         Err(_) => return Ok(Found::Open),
     };
-    if !matches!(status, Status::Finished { .. }) {
+    let finished = matches!(status, Status::Finished { .. });
+    if !finished && (force || Checkpoints::of(path).highest().is_none()) {
         return Ok(Found::Open);
     }
-    let own = resolved(spec, seed);
     let settings = path.join(SETTINGS_FILE);
     let before = fs::read_to_string(&settings).with_context(|| settings.display().to_string())?;
-    if before == own {
-        return Ok(Found::Finished);
-    }
-    let changed = |text: &str, other: &str| {
-        text.lines().find(|line| !other.lines().any(|own| own == *line)).unwrap_or("(absent)").to_owned()
+    let Some((then, now)) = changed_setting(&before, &resolved(spec, seed)) else {
+        return Ok(if finished { Found::Finished } else { Found::Open });
+    };
+    let (state, way_out) = if finished {
+        ("is finished", "")
+    } else {
+        ("has checkpoints", ", or go on from them all the same with --force")
     };
     bail!(
-        "{} is finished, with other settings: it had `{}`, the experiment now has `{}`. \
-         Give the experiment another name, or move that folder away",
+        "{} {state}, with other settings: it had `{then}`, the experiment now has `{now}`. \
+         Give the experiment another name, or move that folder away{way_out}",
         path.display(),
-        changed(&before, &own),
-        changed(&own, &before),
     );
 }
 
-/// Claims a run for this process, until the file is dropped or the process dies.
-fn lock(path: &Path) -> Result<File> {
-    let parent = path.parent().expect("a run folder lies in its variant's");
-    fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-    let name = path.file_name().expect("a run folder has a name").to_string_lossy();
-    let lock_path = parent.join(format!(".{name}.lock"));
-    let lock = File::create(&lock_path).with_context(|| lock_path.display().to_string())?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => bail!("another process is running {}", path.display()),
-        Err(TryLockError::Error(error)) => bail!("{}: {error}", lock_path.display()),
-    }
+/// The file whose lock is the claim to a run. It lies beside the run folder, which may be set aside.
+fn lock_path(run: &Path) -> PathBuf {
+    let name = run.file_name().expect("a run folder has a name").to_string_lossy();
+    run.with_file_name(format!(".{name}.lock"))
 }
 
-/// Notes that the process of a run died without a word, and returns that status. A run that another process holds
-/// keeps its own.
-pub fn mark_failed(path: &Path, reason: String) -> Status {
-    let before =
-        fs::read_to_string(path.join(STATUS_FILE)).ok().and_then(|text| serde_json::from_str(&text).ok());
-    let step = before.as_ref().map_or(0, Status::step);
-    let status = Status::Failed { step, reason };
-    if matches!(before, Some(Status::Running { .. })) && lock(path).is_ok() {
-        let text = serde_json::to_string_pretty(&status).expect("a status can be written");
-        let _ = write_file(&path.join(STATUS_FILE), &(text + "\n"));
-    }
-    status
+/// Who has claimed a run: host and process. `None` if nobody has.
+pub fn holder(run: &Path) -> Option<String> {
+    let mut file = File::open(lock_path(run)).ok()?;
+    let Err(TryLockError::WouldBlock) = file.try_lock_shared() else { return None };
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    Some(text.trim().to_owned())
 }
 
-impl RunFolder {
-    /// Makes the folder and writes down what is asked. What an unfinished run has left there is set aside under
-    /// another name, not deleted.
+/// How often and how long to wait for a claim: a process that was killed may still be dying, and one that only looks
+/// holds a lock for a moment.
+const PATIENCE: (usize, Duration) = (10, Duration::from_millis(100));
+
+impl Claim {
+    /// Claims a run for this process.
     ///
     /// # Errors
     ///
-    /// If another process has this run, or the folder cannot be written.
-    pub fn create(path: &Path, spec: &RunSpec, seed: u64, source: &str, adapters: &[&str]) -> Result<Self> {
-        let lock = lock(path)?;
-        // Between the first look and the lock another process may have finished the run.
-        if find(path, spec, seed)? == Found::Finished {
-            bail!("another process has finished {}", path.display());
+    /// If another process has it, which is named.
+    pub fn of(path: &Path) -> Result<Self> {
+        let parent = path.parent().expect("a run folder lies in its variant's");
+        fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        let lock_path = lock_path(path);
+        let shown = || lock_path.display().to_string();
+        let mut lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            // What it says is of another process until the lock is ours.
+            .truncate(false)
+            .open(&lock_path)
+            .with_context(shown)?;
+        for attempt in 1.. {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if attempt < PATIENCE.0 => std::thread::sleep(PATIENCE.1),
+                Err(TryLockError::WouldBlock) => {
+                    let by = fs::read_to_string(&lock_path).unwrap_or_default();
+                    bail!("another process is running {}: {}", path.display(), by.trim());
+                }
+                Err(TryLockError::Error(error)) => return Err(error).with_context(shown),
+            }
         }
-        if path.exists() {
-            let name = path.file_name().expect("a run folder has a name").to_string_lossy();
-            let numbered = |n: usize| path.with_file_name(format!("{name}.unfinished-{n}"));
-            let aside = (1..).map(numbered).find(|aside| !aside.exists()).expect("some number is free");
-            fs::rename(path, &aside).with_context(|| path.display().to_string())?;
-        }
-        fs::create_dir(path).with_context(|| path.display().to_string())?;
-        let file = |name: &str| {
-            let path = path.join(name);
-            File::create(&path).with_context(|| path.display().to_string())
-        };
-        write_file(&path.join(EXPERIMENT_FILE), source)?;
-        write_file(&path.join(SETTINGS_FILE), &resolved(spec, seed))?;
-        let mut ranks = csv::Writer::from_writer(file(RANKS_FILE)?);
-        ranks.write_record(std::iter::once("step").chain(adapters.iter().copied()))?;
-        let folder = Self { path: path.to_owned(), metrics: file(METRICS_FILE)?, ranks, _lock: lock };
-        folder.status(&Status::Running { step: 0 })?;
-        Ok(folder)
+        lock.set_len(0).with_context(shown)?;
+        writeln!(lock, "process {} on {}", std::process::id(), host()).with_context(shown)?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    /// Appends a line to `metrics.jsonl`.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be written.
-    pub fn log(&mut self, record: &LogRecord) -> Result<()> {
-        let line = serde_json::to_string(record)? + "\n";
-        self.metrics
-            .write_all(line.as_bytes())
-            .with_context(|| self.path.join(METRICS_FILE).display().to_string())
+    /// The run folder.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Appends a row to `ranks.csv`.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be written.
-    pub fn ranks(&mut self, step: usize, ranks: &[usize]) -> Result<()> {
-        let row = std::iter::once(step).chain(ranks.iter().copied()).map(|number| number.to_string());
-        self.ranks.write_record(row)?;
-        self.ranks.flush().with_context(|| self.path.join(RANKS_FILE).display().to_string())
+    /// Lengths of `metrics.jsonl` and of `ranks.csv`, in bytes; 0 where there is none.
+    pub fn log_bytes(&self) -> [u64; 2] {
+        LOGS.map(|name| fs::metadata(self.path.join(name)).map_or(0, |metadata| metadata.len()))
     }
 
     /// Replaces `status.json`.
@@ -172,16 +168,8 @@ impl RunFolder {
     ///
     /// If it cannot be written.
     pub fn status(&self, status: &Status) -> Result<()> {
+        fs::create_dir_all(&self.path).with_context(|| self.path.display().to_string())?;
         self.write_json(STATUS_FILE, status)
-    }
-
-    /// Writes `result.json`.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be written.
-    pub fn result(&self, result: &RunResult) -> Result<()> {
-        self.write_json(RESULT_FILE, result)
     }
 
     /// Writes a JSON file of the run beside its place, and renames it.
@@ -193,8 +181,133 @@ impl RunFolder {
         Ok(write_file(&self.path.join(name), &(serde_json::to_string_pretty(value)? + "\n"))?)
     }
 
-    /// The folder.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Writes down what is asked.
+    fn write_settings(&self, settings: &str, source: &str) -> Result<()> {
+        write_file(&self.path.join(EXPERIMENT_FILE), source)?;
+        Ok(write_file(&self.path.join(SETTINGS_FILE), settings)?)
+    }
+
+    /// Opens a log to append to it, after its first `length` bytes.
+    fn open_log(&self, name: &str, length: u64) -> Result<File> {
+        let path = self.path.join(name);
+        let open = || {
+            let file = File::options().append(true).create(true).open(&path)?;
+            file.set_len(length)?;
+            Ok::<_, io::Error>(file)
+        };
+        open().with_context(|| path.display().to_string())
+    }
+}
+
+/// Notes that the process of a run died without a word, and returns that status. A run that another process holds
+/// keeps its own.
+pub fn mark_failed(path: &Path, reason: String) -> Status {
+    let before =
+        fs::read_to_string(path.join(STATUS_FILE)).ok().and_then(|text| serde_json::from_str(&text).ok());
+    let step = before.as_ref().map_or(0, Status::step);
+    let status = Status::Failed { step, reason };
+    if matches!(before, Some(Status::Running { .. }))
+        && let Ok(claim) = Claim::of(path)
+    {
+        let _ = claim.status(&status);
+    }
+    status
+}
+
+impl<'a> RunFolder<'a> {
+    /// Makes the folder and writes down what is asked. What an unfinished run has left there is set aside under
+    /// another name, not deleted, if it had come far enough to leave a record or a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be written.
+    pub fn create(claim: &'a Claim, settings: &str, source: &str, adapters: &[&str]) -> Result<Self> {
+        let path = claim.path();
+        if claim.log_bytes()[0] > 0 || Checkpoints::of(path).highest().is_some() {
+            let name = path.file_name().expect("a run folder has a name").to_string_lossy();
+            let numbered = |n: usize| path.with_file_name(format!("{name}.unfinished-{n}"));
+            let aside = (1..).map(numbered).find(|aside| !aside.exists()).expect("some number is free");
+            fs::rename(path, &aside).with_context(|| path.display().to_string())?;
+        }
+        claim.status(&Status::Running { step: 0 })?;
+        claim.write_settings(settings, source)?;
+        let mut folder = Self::open(claim, [0, 0])?;
+        folder.ranks.write_record(std::iter::once("step").chain(adapters.iter().copied()))?;
+        Ok(folder)
+    }
+
+    /// Goes on where a checkpoint was written: logs are cut to the lengths that they had then.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be written.
+    pub fn resume(claim: &'a Claim, settings: &str, source: &str, progress: &Progress) -> Result<Self> {
+        claim.status(&Status::Running { step: progress.step })?;
+        claim.write_settings(settings, source)?;
+        Self::open(claim, progress.log_bytes)
+    }
+
+    fn open(claim: &'a Claim, [metrics, ranks]: [u64; 2]) -> Result<Self> {
+        let ranks = csv::Writer::from_writer(claim.open_log(RANKS_FILE, ranks)?);
+        Ok(Self { claim, metrics: claim.open_log(METRICS_FILE, metrics)?, ranks })
+    }
+
+    /// Brings the logs to the disk; their lengths then.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be written.
+    pub fn sync(&mut self) -> Result<[u64; 2]> {
+        self.ranks.flush()?;
+        for (file, name) in [(&self.metrics, METRICS_FILE), (self.ranks.get_ref(), RANKS_FILE)] {
+            file.sync_data().with_context(|| self.claim.path.join(name).display().to_string())?;
+        }
+        Ok(self.claim.log_bytes())
+    }
+
+    /// Appends a line to `metrics.jsonl`.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn log(&mut self, record: &LogRecord) -> Result<()> {
+        let line = serde_json::to_string(record)? + "\n";
+        self.metrics
+            .write_all(line.as_bytes())
+            .with_context(|| self.claim.path.join(METRICS_FILE).display().to_string())
+    }
+
+    /// Appends a row to `ranks.csv`.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn ranks(&mut self, step: usize, ranks: &[usize]) -> Result<()> {
+        let row = std::iter::once(step).chain(ranks.iter().copied()).map(|number| number.to_string());
+        self.ranks.write_record(row)?;
+        self.ranks.flush().with_context(|| self.claim.path.join(RANKS_FILE).display().to_string())
+    }
+
+    /// Writes `result.json`, and brings it and the adapter to the disk: a run that says it has finished has both, even
+    /// if the machine loses its power.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn result(&self, result: &RunResult) -> Result<()> {
+        self.claim.write_json(RESULT_FILE, result)?;
+        let path = self.claim.path();
+        let adapter = fs::read_dir(path.join(ADAPTER)).with_context(|| path.display().to_string())?;
+        let files = adapter.flatten().map(|entry| entry.path()).chain([path.join(RESULT_FILE)]);
+        for file in files {
+            let synced = File::open(&file).and_then(|file| file.sync_all());
+            synced.with_context(|| file.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Where the trained adapter belongs.
+    pub fn adapter(&self) -> PathBuf {
+        self.claim.path().join(ADAPTER)
     }
 }

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use adalora_report::Status;
@@ -13,6 +12,7 @@ use anyhow::{Context, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::run_folder;
+use crate::stop::Stop;
 use crate::worker::{Event, in_one_line};
 
 /// Activations come and go with every step, and the first touch of each page costs. On huge pages, which this asks glibc
@@ -37,8 +37,8 @@ pub struct Ended {
     pub finished: usize,
     /// Labels of runs that failed, with the reason.
     pub failed: Vec<(String, String)>,
-    /// Whether the user stopped it.
-    pub interrupted: bool,
+    /// Runs that were stopped, and those that were not begun for that reason.
+    pub open: usize,
 }
 
 /// Starts every run, `jobs` at a time, and waits for all of them. One that fails does not stop the others.
@@ -46,11 +46,7 @@ pub struct Ended {
 /// # Errors
 ///
 /// If a process cannot be started.
-pub fn run(runs: Vec<Run>, jobs: usize) -> Result<Ended> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+pub fn run(runs: Vec<Run>, jobs: usize, stop: &Stop) -> Result<Ended> {
     let screen = Screen::new(&runs);
     let queue = Mutex::new(VecDeque::from(runs));
     let children = Mutex::new(Vec::new());
@@ -58,11 +54,11 @@ pub fn run(runs: Vec<Run>, jobs: usize) -> Result<Ended> {
     let mut ended = Ended::default();
     std::thread::scope(|scope| {
         for _ in 0..jobs {
-            let (queue, children, screen, stop, sender) = (&queue, &children, &screen, &stop, sender.clone());
+            let (queue, children, screen, sender) = (&queue, &children, &screen, sender.clone());
             scope.spawn(move || {
                 // A statement of its own, so that the queue is free while the run goes on.
                 let next = || queue.lock().expect("no thread panics with the queue").pop_front();
-                while !stop.load(Ordering::Relaxed)
+                while !stop.is_asked()
                     && let Some(run) = next()
                 {
                     let status = one(&run, screen, children);
@@ -74,7 +70,7 @@ pub fn run(runs: Vec<Run>, jobs: usize) -> Result<Ended> {
         loop {
             match receiver.recv_timeout(Duration::from_millis(200)) {
                 Ok((_, Ok(Status::Finished { .. }))) => ended.finished += 1,
-                Ok((_, Ok(Status::Interrupted { .. }))) => ended.interrupted = true,
+                Ok((_, Ok(Status::Interrupted { .. }))) => ended.open += 1,
                 Ok((label, Ok(Status::Failed { reason, .. }))) => ended.failed.push((label, reason)),
                 Ok((label, Ok(Status::Running { .. }))) => {
                     ended.failed.push((label, "ended without a word".into()));
@@ -83,7 +79,7 @@ pub fn run(runs: Vec<Run>, jobs: usize) -> Result<Ended> {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
-            if stop.load(Ordering::Relaxed) {
+            if stop.is_asked() {
                 // Ctrl-C reaches the workers by itself, SIGTERM does not. Again and again, since one may just have
                 // been started.
                 for pid in children.lock().expect("no thread panics with the children").iter() {
@@ -92,7 +88,7 @@ pub fn run(runs: Vec<Run>, jobs: usize) -> Result<Ended> {
             }
         }
     });
-    ended.interrupted |= stop.load(Ordering::Relaxed);
+    ended.open += queue.lock().expect("no thread panics with the queue").len();
     Ok(ended)
 }
 
@@ -177,7 +173,7 @@ impl Screen {
     fn ended(&self, run: &Run, status: &Status) {
         let how = match status {
             Status::Finished { step } => format!("finished after {step} steps"),
-            Status::Interrupted { step } => format!("interrupted after {step} steps"),
+            Status::Interrupted { step } => format!("stopped after {step} steps"),
             Status::Failed { step, reason } => format!("FAILED after {step} steps: {reason}"),
             Status::Running { step } => format!("ended without a word after {step} steps"),
         };

@@ -1,5 +1,7 @@
 //! Training: one optimizer step from top to bottom, and the evaluation on the dev set.
 
+mod state;
+
 use std::sync::Arc;
 
 use adalora::{
@@ -15,6 +17,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::experiment::{Gradient, ModelSpec, ObservationSpec, RunSpec, TrainSpec, Weights};
 use crate::plan::Plan;
+
+pub use state::{MisfitState, State};
 
 /// A model in training.
 #[derive(Debug)]
@@ -128,9 +132,7 @@ impl<'a> Trainer<'a> {
             RankAllocator::new(metric, schedule, &arena)
         });
         let optimizer = AdamW::new(&spec.optimizer, &arena);
-        let (examples, batch_size) = (Arc::clone(&dataset.train), spec.train.batch_size);
-        let order = (0..).flat_map(move |epoch| epoch_order(&examples, batch_size, seed, epoch));
-        let batches = Prefetch::new(Arc::clone(&dataset.train), dataset.pad_id, order);
+        let batches = batches_after(0, spec, plan, dataset, seed);
         let lr = LearningRate::new(&spec.optimizer, plan.total_steps);
         Ok(Self {
             spec,
@@ -202,7 +204,8 @@ impl<'a> Trainer<'a> {
             self.optimizer.follow_mask(masked, self.arena.layout());
         }
         if self.spec.adapter.scale().follows_rank() && matches!(action, Some(BudgetAction::Allocate { .. })) {
-            self.attach()?;
+            let live = self.ranks()?;
+            self.attach(&live);
         }
         self.arena.zero_grad();
         let last_allocation = self.plan.schedule.as_ref().map(BudgetSchedule::last_allocation);
@@ -213,24 +216,28 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Puts adapters of the scale that applies on their layers. A scale that follows the rank waits for the device.
-    fn attach(&mut self) -> Result<(), TrainError> {
-        let live = self.ranks()?;
-        let scales = self.spec.adapter.scales(&self.plan.layout.ranks(), &live);
+    /// Puts adapters on their layers, of the scale that applies where `live` triplets of each are left.
+    fn attach(&mut self, live: &[usize]) {
+        let scales = self.spec.adapter.scales(&self.plan.layout.ranks(), live);
         self.encoder.attach(&self.plan.places, self.arena.scaled_adapters(&scales));
-        Ok(())
     }
 
     /// Drops the triplets that are dead for good, with their moments and the metric's state. Scales stay.
     fn compact(&mut self) -> Result<(), TrainError> {
-        let Some(pattern) = self.pattern()?.cloned() else { return Ok(()) };
+        if let Some(pattern) = self.pattern()?.cloned() {
+            self.compact_to(pattern);
+        }
+        Ok(())
+    }
+
+    fn compact_to(&mut self, pattern: RankPattern) {
         self.allocator = None;
         let (arena, kept) = self.arena.compact(pattern.live());
         self.optimizer.keep(&kept, &arena);
         self.head = Head::new(&self.plan.config, &arena, self.classifier_dropout);
         self.arena = arena;
+        self.attach(&pattern.ranks());
         self.compacted = Some(pattern);
-        self.attach()
     }
 
     fn observe(&mut self, when: Weights, step: usize, seen: Option<&Tensor>) {
@@ -417,6 +424,15 @@ impl<'a> Trainer<'a> {
     pub fn drawn(&self) -> &[String] {
         &self.drawn
     }
+}
+
+/// The batches that follow the first `finished` steps.
+fn batches_after(finished: usize, spec: &RunSpec, plan: &Plan, dataset: &Dataset, seed: u64) -> Prefetch {
+    let TrainSpec { batch_size, accumulate, .. } = spec.train;
+    let (epoch, step) = (finished / plan.steps_per_epoch, finished % plan.steps_per_epoch);
+    let examples = Arc::clone(&dataset.train);
+    let order = (epoch as u64..).flat_map(move |epoch| epoch_order(&examples, batch_size, seed, epoch));
+    Prefetch::new(Arc::clone(&dataset.train), dataset.pad_id, order.skip(step * accumulate))
 }
 
 /// The gradient that the importance metric sees, while it is made.

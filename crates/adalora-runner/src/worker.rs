@@ -1,27 +1,29 @@
 //! One run in this process, reported line by line to whoever started it.
 
+use std::cell::Cell;
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use adalora::BudgetUnit;
-use adalora_models::{Checkpoint, Settled};
+use adalora_models::{Checkpoint, Precision};
 use adalora_report::{
     DevRecord, LogRecord, Parameters, Planted, RunResult, Status, StepScores, TrainRecord, Triplets,
-    WarmStart,
 };
-use adalora_tasks::{Catalogue, Dataset, FileHash};
-use anyhow::{Context, Result};
+use adalora_tasks::{Catalogue, Dataset};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tch::Device;
 
+use crate::checkpoint::{Checkpoints, Progress, Saved};
 use crate::experiment::{ModelSpec, RunSpec, TaskSpec};
 use crate::plan::{DataSize, Plan};
 use crate::planted;
-use crate::run_folder::{RunFolder, identity, resolved};
+use crate::provenance::{self, Attempt, Origin, Program, Provenance};
+use crate::run_folder::{Claim, Found, RunFolder, find, identity, resolved};
+use crate::stop::Stop;
 use crate::trainer::Trainer;
 
 /// Which run.
@@ -41,6 +43,8 @@ pub struct Job {
     pub folder: PathBuf,
     /// The experiment file's text, kept beside the results.
     pub source: String,
+    /// Whether to go on from a checkpoint although something has changed since.
+    pub force: bool,
 }
 
 /// A line of a worker's standard output.
@@ -67,25 +71,25 @@ pub enum Event {
 pub enum Outcome {
     /// At its last step.
     Finished,
-    /// By Ctrl-C or SIGTERM.
-    Interrupted,
+    /// Because it was asked to stop; it can go on.
+    Stopped,
 }
 
-#[derive(Serialize)]
-struct Provenance<'a> {
-    adalora: &'static str,
-    identity: String,
-    device: &'a str,
-    threads: usize,
-    /// The dtype of the frozen encoder, which `precision = "auto"` leaves to the machine.
-    precision: Settled,
-    files: Vec<FileHash>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    warm_start: Option<&'a WarmStart>,
-    drawn: &'a [String],
+/// A run that was begun under other circumstances than those of today.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} cannot go on from step {step}: {}. Undo that, move the folder away to start anew, or go on all the same with \
+     --force, which provenance.json will tell",
+    path.display(), changes.join("; ")
+)]
+struct Changed {
+    path: PathBuf,
+    step: usize,
+    changes: Vec<String>,
 }
 
-/// Runs a job from its first step to its last. If nobody listens any more to what it tells, it ends as if interrupted.
+/// Runs a job from its first step to its last, or on from its newest checkpoint. If nobody listens any more to what it
+/// tells, it ends as if it had been asked to stop.
 ///
 /// # Errors
 ///
@@ -94,46 +98,179 @@ pub fn run(
     job: &Job,
     catalogue: &Catalogue,
     device: Device,
+    stop: &Stop,
     mut tell: impl FnMut(&Event) -> io::Result<()>,
 ) -> Result<Outcome> {
     let threads = job.spec.train.threads;
     tch::set_num_threads(threads as i32);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().ok();
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    // A file that grows beyond its limit is then an error that can be told, like a full disk.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
+
+    let claim = Claim::of(&job.folder)?;
+    if find(&job.folder, &job.spec, job.seed, job.force)? == Found::Finished {
+        bail!("{} is finished already", job.folder.display());
     }
-
-    let (checkpoint, dataset, plan) = load(&job.spec, catalogue)?;
-    let mut trainer = Trainer::new(&job.spec, &plan, &dataset, &checkpoint, job.seed, device)?;
-    let paths: Vec<_> = plan.layout.sites().iter().map(|site| site.path.as_str()).collect();
-    let mut folder = RunFolder::create(&job.folder, &job.spec, job.seed, &job.source, &paths)?;
-    folder.write_json(
-        "provenance.json",
-        &Provenance {
-            adalora: env!("CARGO_PKG_VERSION"),
-            identity: identity(&resolved(&job.spec, job.seed)),
-            device: &job.device,
-            threads,
-            precision: trainer.precision(),
-            files: hashes(&job.spec, &plan, &dataset)?,
-            warm_start: plan.warm_start.as_ref().map(|source| &source.record),
-            drawn: trainer.drawn(),
-        },
-    )?;
-    // Whoever does not hear this does not hear the next either, and that one ends the run.
-    let _ = tell(&Event::Started { total: plan.total_steps, notes: notes(&dataset, trainer.drawn()) });
-
-    let trained = train(job, &plan, &dataset, &mut trainer, &mut folder, &stop, &mut tell);
-    let step = trainer.finished();
-    let status = match &trained {
+    let finished = Cell::new(0);
+    let ran = guarded(|| go(job, catalogue, device, &claim, &finished, stop, &mut tell));
+    let step = finished.get();
+    if ran.as_ref().is_err_and(|error| error.is::<Changed>()) {
+        return ran;
+    }
+    let status = match &ran {
         Ok(Outcome::Finished) => Status::Finished { step },
-        Ok(Outcome::Interrupted) => Status::Interrupted { step },
+        Ok(Outcome::Stopped) => Status::Interrupted { step },
         Err(error) => Status::Failed { step, reason: in_one_line(error) },
     };
-    folder.status(&status)?;
+    // What ended the run matters more than that a full disk has no room to say so.
+    let written = claim.status(&status);
     let _ = tell(&Event::Ended(status));
-    trained
+    let outcome = ran?;
+    written?;
+    Ok(outcome)
+}
+
+/// What `work` returns, or the panic that it ended with as an error. libtorch's own errors come as panics.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let place = Arc::new(Mutex::new(String::new()));
+    let noted = Arc::clone(&place);
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if let (Some(location), Ok(mut place)) = (info.location(), noted.lock()) {
+            *place = location.to_string();
+        }
+        before(info);
+    }));
+    let result = panic::catch_unwind(AssertUnwindSafe(work));
+    let _ = panic::take_hook();
+    result.unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        let place = place.lock().map_or_else(|_| String::new(), |place| place.clone());
+        Err(anyhow::anyhow!(of_panic(text, &place)))
+    })
+}
+
+/// A panic in a line. The text of libtorch's errors goes on with a list of addresses.
+fn of_panic(text: &str, place: &str) -> String {
+    // Of an error that was unwrapped the line ends are written out.
+    let line =
+        |text: &str| text.split("\\n").next().and_then(|text| text.lines().next()).unwrap_or("").to_owned();
+    let memory = ["DefaultCPUAllocator: ", "CUDA out of memory"].iter().find_map(|start| text.find(start));
+    match memory {
+        Some(at) => format!(
+            "out of memory: {}; a smaller train.batch_size, made up for by train.accumulate, needs less",
+            line(&text[at..])
+        ),
+        None => format!("panicked at {place}: {}", line(text)),
+    }
+}
+
+/// A run in its claimed folder. `finished` is kept at the number of finished steps.
+fn go(
+    job: &Job,
+    catalogue: &Catalogue,
+    device: Device,
+    claim: &Claim,
+    finished: &Cell<usize>,
+    stop: &Stop,
+    tell: &mut impl FnMut(&Event) -> io::Result<()>,
+) -> Result<Outcome> {
+    let checkpoints = Checkpoints::of(claim.path());
+    let (saved, mut notes) = checkpoints.newest(claim.log_bytes());
+    finished.set(saved.as_ref().map_or(0, |saved| saved.progress.step));
+    let (checkpoint, dataset, plan) = load(&job.spec, catalogue)?;
+    let mut spec = job.spec.clone();
+    if let (Precision::Auto, Some(saved)) = (spec.train.precision, &saved) {
+        // It was settled by the clock, once for the whole run.
+        spec.train.precision = saved.progress.origin.precision.into();
+    }
+    let mut trainer = Trainer::new(&spec, &plan, &dataset, &checkpoint, job.seed, device)?;
+    notes.extend(dataset_notes(&dataset, trainer.drawn()));
+    let origin = Origin {
+        settings: resolved(&job.spec, job.seed),
+        program: Program::own(),
+        device: if device.is_cuda() { "cuda" } else { "cpu" }.into(),
+        precision: trainer.precision(),
+        files: provenance::hashes(&job.spec, &plan, &dataset)?,
+    };
+    let settings = origin.settings.clone();
+    let (folder, progress) = if let Some(Saved { progress, state }) = saved {
+        let changes = progress.origin.changes(&origin);
+        if !job.force && !changes.is_empty() {
+            return Err(Changed { path: job.folder.clone(), step: progress.step, changes }.into());
+        }
+        trainer.restore(state)?;
+        notes.push(format!("goes on from step {}", progress.step));
+        let folder = RunFolder::resume(claim, &settings, &job.source, &progress)?;
+        (folder, progress.resumed(origin, Attempt::new(trainer.finished(), &job.device, changes)))
+    } else {
+        let paths: Vec<_> = plan.layout.sites().iter().map(|site| site.path.as_str()).collect();
+        let folder = RunFolder::create(claim, &settings, &job.source, &paths)?;
+        (folder, Progress::new(origin, Attempt::new(0, &job.device, Vec::new())))
+    };
+    let (start, before) = (Instant::now(), progress.seconds);
+    let mut journal = Journal { claim, folder, checkpoints, progress, finished, start, before };
+    journal.provenance(trainer.drawn())?;
+    // Whoever does not hear this does not hear the next either, and that one ends the run.
+    let _ = tell(&Event::Started { total: plan.total_steps, notes });
+    let outcome = train(job, &plan, &dataset, &mut trainer, &mut journal, stop, tell)?;
+    journal.provenance(trainer.drawn())?;
+    Ok(outcome)
+}
+
+/// What a run leaves behind on its way.
+struct Journal<'a> {
+    claim: &'a Claim,
+    folder: RunFolder<'a>,
+    checkpoints: Checkpoints,
+    /// As the next checkpoint will have it, but for what is measured when it is written.
+    progress: Progress,
+    finished: &'a Cell<usize>,
+    /// When this process began to train.
+    start: Instant,
+    /// Seconds of training before that.
+    before: f64,
+}
+
+impl Journal<'_> {
+    /// Wall time of training.
+    fn seconds(&self) -> f64 {
+        self.before + self.start.elapsed().as_secs_f64()
+    }
+
+    fn measure(&mut self) -> Result<()> {
+        self.progress.seconds = self.seconds();
+        self.progress.peak_rss_bytes = self.progress.peak_rss_bytes.max(provenance::peak_rss()?);
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, trainer: &mut Trainer) -> Result<()> {
+        let state = trainer.state()?;
+        self.measure()?;
+        self.progress.step = state.step;
+        self.progress.log_bytes = self.folder.sync()?;
+        Ok(self.checkpoints.write(&self.progress, &state)?)
+    }
+
+    fn provenance(&mut self, drawn: &[String]) -> Result<()> {
+        self.measure()?;
+        let Progress { origin, attempts, seconds, peak_rss_bytes, .. } = &self.progress;
+        let provenance = Provenance {
+            identity: identity(&origin.settings),
+            program: &origin.program,
+            tch: provenance::TCH,
+            libtorch: provenance::libtorch(),
+            threads: rayon::current_num_threads(),
+            precision: origin.precision,
+            files: &origin.files,
+            drawn,
+            attempts,
+            wall_seconds: *seconds,
+            peak_rss_bytes: *peak_rss_bytes,
+        };
+        self.claim.write_json("provenance.json", &provenance)
+    }
 }
 
 /// Checkpoint, data and plan of a run.
@@ -168,50 +305,59 @@ fn train(
     plan: &Plan,
     dataset: &Dataset,
     trainer: &mut Trainer,
-    folder: &mut RunFolder,
-    stop: &AtomicBool,
+    journal: &mut Journal,
+    stop: &Stop,
     tell: &mut impl FnMut(&Event) -> io::Result<()>,
 ) -> Result<Outcome> {
-    let start = Instant::now();
-    let seconds = || start.elapsed().as_secs_f64();
-    let mut best: Option<StepScores> = None;
-    let mut last = None;
     let headline = &dataset.score_names()[0];
+    let every = job.spec.train.checkpoint_every.unwrap_or(job.spec.train.evaluate_every);
     while trainer.finished() < plan.total_steps {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(Outcome::Interrupted);
+        if stop.is_asked() {
+            if trainer.finished() > journal.progress.step {
+                journal.checkpoint(trainer)?;
+            }
+            return Ok(Outcome::Stopped);
         }
         trainer.step()?;
         let step = trainer.finished();
+        journal.finished.set(step);
         let end = step == plan.total_steps;
+        let mut is_best = false;
         if end || step.is_multiple_of(job.spec.train.record_every) {
-            let record = trainer.record(seconds())?;
-            folder.log(&LogRecord::Train(record.clone()))?;
-            folder.ranks(step, &trainer.ranks()?)?;
-            folder.status(&Status::Running { step })?;
+            let record = trainer.record(journal.seconds())?;
+            journal.folder.log(&LogRecord::Train(record.clone()))?;
+            journal.folder.ranks(step, &trainer.ranks()?)?;
+            journal.claim.status(&Status::Running { step })?;
             if tell(&Event::Trained(record)).is_err() {
-                return Ok(Outcome::Interrupted);
+                stop.ask();
             }
         }
         if end || step.is_multiple_of(job.spec.train.evaluate_every) {
-            let record = trainer.evaluate(seconds());
-            folder.log(&LogRecord::Dev(record.clone()))?;
+            let record = trainer.evaluate(journal.seconds());
+            journal.folder.log(&LogRecord::Dev(record.clone()))?;
             let scores = StepScores { step, scores: record.scores.clone() };
             // Only a model that is on its budget can be the best one. A score that is not a number, as of constant
             // predictions, is below every other.
             let on_budget = plan.schedule.as_ref().is_none_or(|schedule| step > schedule.last_allocation());
             let of = |scores: &StepScores| Some(scores.scores[headline]).filter(|score| !score.is_nan());
-            if on_budget && best.as_ref().is_none_or(|best| of(&scores) > of(best)) {
-                best = Some(scores.clone());
+            let best = &mut journal.progress.best;
+            is_best = on_budget && best.as_ref().is_none_or(|best| of(&scores) > of(best));
+            if is_best {
+                *best = Some(scores.clone());
             }
-            last = Some(scores);
+            journal.progress.last = Some(scores);
             if tell(&Event::Evaluated(record)).is_err() {
-                return Ok(Outcome::Interrupted);
+                stop.ask();
             }
+        }
+        if is_best || step.is_multiple_of(every) {
+            journal.checkpoint(trainer)?;
         }
     }
     trainer.check_budget()?;
-    save_adapter(job, plan, trainer, folder)?;
+    save_adapter(job, plan, trainer, &journal.folder.adapter())?;
+    journal.measure()?;
+    let Progress { last, best, seconds, peak_rss_bytes, .. } = journal.progress.clone();
     let last = last.expect("a run has a step, and ends with an evaluation");
     let ranks = trainer.ranks()?;
     let of_planted = |site: &adalora::Site| plan.planted.contains(&site.path);
@@ -227,7 +373,7 @@ fn train(
         _ => None,
     };
     let costs = plan.layout.triplet_costs();
-    folder.result(&RunResult {
+    journal.folder.result(&RunResult {
         experiment: job.experiment.clone(),
         variant: job.variant.clone(),
         seed: job.seed,
@@ -248,14 +394,14 @@ fn train(
             live: ranks.iter().sum(),
         }),
         warm_start: plan.warm_start.as_ref().map(|source| source.record.clone()),
-        wall_seconds: seconds(),
-        peak_rss_bytes: peak_rss()?,
+        wall_seconds: seconds,
+        peak_rss_bytes,
         planted,
     })?;
     Ok(Outcome::Finished)
 }
 
-fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &RunFolder) -> Result<()> {
+fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &Path) -> Result<()> {
     let (arena, pattern) = trainer.adapter()?;
     let highest = plan.layout.ranks().into_iter().max().unwrap_or(0).max(1);
     let base_model = match &job.spec.model {
@@ -277,10 +423,10 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &RunFolde
         total_steps: plan.total_steps,
     };
     let live: Vec<_> = pattern.by_adapter().collect();
-    Ok(adalora_adapter::store::save(&folder.path().join("adapter"), &arena, &live, &description)?)
+    Ok(adalora_adapter::store::save(folder, &arena, &live, &description)?)
 }
 
-fn notes(dataset: &Dataset, drawn: &[String]) -> Vec<String> {
+fn dataset_notes(dataset: &Dataset, drawn: &[String]) -> Vec<String> {
     let mut notes = Vec::new();
     if !drawn.is_empty() {
         notes.push(format!("drawn, as the checkpoint lacks them: {}", drawn.join(", ")));
@@ -301,33 +447,26 @@ pub fn in_one_line(error: &anyhow::Error) -> String {
     })
 }
 
-/// Hashes of everything that was read.
-fn hashes(spec: &RunSpec, plan: &Plan, dataset: &Dataset) -> Result<Vec<FileHash>> {
-    let mut files = dataset.files.clone();
-    if let Some(file) = spec.adapter.ranks() {
-        files.push(hash(Path::new(file))?);
-    }
-    if let Some(checkpoint) = &plan.checkpoint {
-        for path in [checkpoint.join("config.json"), adalora_models::tensors_file(checkpoint)?] {
-            files.push(hash(&path)?);
-        }
-    }
-    Ok(files)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn hash(path: &Path) -> Result<FileHash> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-    let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(FileHash { file: path.display().to_string(), sha256 })
-}
+    #[test]
+    fn a_panic_becomes_an_error_that_names_its_place() {
+        let error = guarded::<()>(|| panic!("seven is not {}", 8)).unwrap_err().to_string();
+        assert!(error.starts_with("panicked at ") && error.ends_with(": seven is not 8"), "{error}");
+        assert!(error.contains("worker.rs:"), "{error}");
+        assert_eq!(guarded(|| Ok(1)).unwrap(), 1);
+    }
 
-/// Largest resident memory of this process so far, in bytes.
-fn peak_rss() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .context("no VmHWM in /proc/self/status")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("VmHWM")?;
-    Ok(kib * 1024)
+    #[test]
+    fn libtorch_without_memory_says_so_in_a_line() {
+        let huge = || Ok(tch::Tensor::zeros([1 << 50], (tch::Kind::Float, Device::Cpu)));
+        let error = guarded(huge).unwrap_err().to_string();
+        assert!(error.starts_with("out of memory: DefaultCPUAllocator: "), "{error}");
+        assert!(
+            error.ends_with("made up for by train.accumulate, needs less") && !error.contains('\n'),
+            "{error}"
+        );
+    }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use adalora_runner::checkpoint::Checkpoints;
 use serde_json::Value;
 use workspace::{Workspace, assert_code, text};
 
@@ -197,46 +198,52 @@ fn a_run_that_diverges_is_marked_failed_with_its_step() {
 }
 
 #[test]
-fn an_interrupted_run_ends_cleanly_and_is_set_aside_by_the_next() {
-    let workspace = Workspace::new("small", SMALL);
-    let settings = ["--seed", "1", "--set", "train.steps=100000", "--set", "train.record_every=1"];
-    let mut child = workspace
-        .command(&[&["run", "small"], &settings[..]].concat())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let metrics = workspace.path("runs/small/adalora/seed-1/metrics.jsonl");
+fn an_interrupted_sweep_ends_cleanly_and_goes_on() {
+    let long = SMALL.replace("steps = 31", "steps = 400").replace("record_every = 5", "record_every = 1");
+    let (workspace, undisturbed) = (Workspace::new("small", &long), Workspace::new("small", &long));
+    let arguments = ["run", "small", "--seed", "1", "--jobs", "1"];
+    let mut child =
+        workspace.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // The second of three is on its way.
+    let begun = workspace.path("runs/small/random/seed-1/metrics.jsonl");
     let patience = Instant::now() + Duration::from_secs(60);
-    while fs::metadata(&metrics).map_or(0, |metadata| metadata.len()) == 0 {
+    while fs::metadata(&begun).map_or(0, |metadata| metadata.len()) == 0 {
         assert!(Instant::now() < patience, "the run does not start");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(5));
     }
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    let status = json(&workspace, "runs/small/adalora/seed-1/status.json");
-    assert_eq!(status["state"], "interrupted");
-    assert!(status["step"].as_u64().unwrap() > 0);
+    assert_eq!(child.wait().unwrap().code(), Some(75), "start me again");
+    let state = |variant: &str| {
+        json(&workspace, &format!("runs/small/{variant}/seed-1/status.json"))["state"].clone()
+    };
+    assert_eq!((state("adalora"), state("random")), ("finished".into(), "interrupted".into()));
+    assert!(!workspace.path("runs/small/lora").exists());
 
-    assert_code(&workspace.adalora(&["run", "small", "--seed", "1"]), 0);
-    assert_eq!(json(&workspace, "runs/small/adalora/seed-1/status.json")["state"], "finished");
-    assert_eq!(
-        json(&workspace, "runs/small/adalora/seed-1.unfinished-1/status.json")["state"],
-        "interrupted"
-    );
+    let again = workspace.adalora(&arguments);
+    assert_code(&again, 0);
+    let said = text(&again.stderr);
+    assert!(said.contains("1 run(s) are finished already") && said.contains("goes on from step"), "{said}");
+    assert_code(&undisturbed.adalora(&arguments), 0);
+    for variant in ["adalora", "random", "lora"] {
+        let run = format!("runs/small/{variant}/seed-1");
+        assert_eq!(metrics(&workspace, &run), metrics(&undisturbed, &run));
+    }
 }
 
 #[test]
-fn a_worker_that_nobody_listens_to_ends_as_if_interrupted() {
+fn a_worker_that_nobody_listens_to_ends_as_if_asked_to() {
     let workspace = Workspace::new("small", SMALL);
     let arguments = ["worker", "small", "--variant", "lora", "--seed", "1", "--device", "cpu"];
     let settings = ["--set", "train.steps=100000", "--set", "train.record_every=1"];
     let mut child =
         workspace.command(&[&arguments[..], &settings].concat()).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(json(&workspace, "runs/small/lora/seed-1/status.json")["state"], "interrupted");
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    let status = json(&workspace, "runs/small/lora/seed-1/status.json");
+    assert_eq!(status["state"], "interrupted");
+    let checkpoints = Checkpoints::of(&workspace.path("runs/small/lora/seed-1"));
+    assert_eq!(checkpoints.highest(), Some(status["step"].as_u64().unwrap() as usize));
 }
 
 #[test]

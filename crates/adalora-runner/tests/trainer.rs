@@ -1,9 +1,10 @@
 //! Whole training steps, with everything switched on: sentences of many lengths, dropout, a budget, a regularizer.
 
+use adalora::ImportanceSpec;
 use adalora_models::{Checkpoint, EncoderConfig};
 use adalora_runner::experiment::RunSpec;
 use adalora_runner::plan::{DataSize, Plan};
-use adalora_runner::trainer::Trainer;
+use adalora_runner::trainer::{State, Trainer};
 use adalora_tasks::{Catalogue, Dataset, DevSet, Evaluation, Example, Label, Target};
 use tch::{Device, Tensor};
 
@@ -231,6 +232,122 @@ fn the_last_step_of_an_epoch_takes_what_is_left() {
 fn a_run_is_the_same_bit_for_bit_when_repeated() {
     let setting = Setting::new(&[]);
     assert_eq!(train(&setting), train(&setting));
+}
+
+/// What a trainer does until the end: records, one for each five steps, parameters with dead triplets, and ranks. Gives
+/// the state after each step to `keep`.
+fn go_on(
+    mut trainer: Trainer,
+    total: usize,
+    mut keep: impl FnMut(State),
+) -> (Vec<String>, Tensor, Vec<usize>) {
+    let mut records = Vec::new();
+    while trainer.finished() < total {
+        trainer.step().unwrap();
+        if trainer.finished().is_multiple_of(5) {
+            records.push(format!("{:?} {:?}", trainer.record(0.0).unwrap(), trainer.evaluate(0.0)));
+        }
+        keep(trainer.state().unwrap());
+    }
+    let param = trainer.state().unwrap().tensors["param"].copy();
+    (records, param, trainer.ranks().unwrap())
+}
+
+/// Goes on from every step of `steps` in a trainer of its own, and comes to the same end as without a stop.
+fn assert_resumes(setting: &Setting, steps: impl Fn(usize) -> bool) {
+    let total = setting.plan.total_steps;
+    let mut states = Vec::new();
+    let whole = go_on(setting.trainer(), total, |state| states.push(state));
+    assert_eq!(go_on(setting.trainer(), total, drop), whole, "keeping states changes nothing");
+    for state in states.into_iter().filter(|state| steps(state.step)) {
+        let step = state.step;
+        let mut trainer = setting.trainer();
+        trainer.restore(state).unwrap();
+        assert_eq!(trainer.finished(), step);
+        let (records, param, ranks) = go_on(trainer, total, drop);
+        assert_eq!(records, whole.0[step / 5..], "from step {step}");
+        assert_eq!((param, ranks), (whole.1.shallow_clone(), whole.2.clone()), "from step {step}");
+    }
+}
+
+#[test]
+fn a_run_goes_on_from_any_step_bit_for_bit() {
+    assert_resumes(&Setting::new(&[]), |_| true);
+}
+
+#[test]
+fn masked_accumulated_and_in_bf16_too() {
+    let train = "[train]\ncompact = false\naccumulate = 4\nprecision = \"bf16\"";
+    assert_resumes(&Setting::new(&[("[train]", train)]), |step| step % 3 == 1);
+}
+
+#[test]
+fn with_every_metric_too() {
+    for metric in ImportanceSpec::all() {
+        let mut setting = Setting::new(&[]);
+        setting.spec.importance = Some(metric);
+        assert_resumes(&setting, |step| [3, 8].contains(&step));
+    }
+}
+
+#[test]
+fn under_every_policy_too() {
+    let policies = [
+        ("alpha = 12", "alpha = 12\nscale = \"current-rank\""),
+        ("lr = 1e-2", "lr = 1e-2\nmasked_moments = \"zero\""),
+        ("target_r = 1", "target_parameters = 700"),
+    ];
+    assert_resumes(&Setting::new(&policies), |step| step % 4 == 3 || step == 12);
+    let masked = [&policies[..], &[("[train]", "[train]\ncompact = false")]].concat();
+    assert_resumes(&Setting::new(&masked), |step| [5, 8, 14].contains(&step));
+}
+
+#[test]
+fn what_a_state_holds_is_needed() {
+    let setting = Setting::new(&[]);
+    let total = setting.plan.total_steps;
+    let mut states = Vec::new();
+    let whole = go_on(setting.trainer(), total, |state| states.push(state));
+    let state = states.swap_remove(7);
+    let names: Vec<_> = state.tensors.keys().cloned().collect();
+    assert_eq!(
+        names,
+        [
+            "exp_avg",
+            "exp_avg_sq",
+            "losses",
+            "masked",
+            "metric.importance",
+            "metric.sensitivity",
+            "metric.uncertainty",
+            "param"
+        ]
+    );
+    for name in names {
+        // The score is made anew by the next observation, and the mask by the next allocation.
+        if ["metric.importance", "masked"].contains(&name.as_str()) {
+            continue;
+        }
+        let tensors = state.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.copy()));
+        let spoilt = State { step: state.step, tensors: tensors.collect() };
+        let _ = spoilt.tensors[&name].shallow_clone().zero_();
+        let mut trainer = setting.trainer();
+        trainer.restore(spoilt).unwrap();
+        let (records, param, _) = go_on(trainer, total, drop);
+        assert!(records != whole.0[1..] || param != whole.1, "without {name} nothing changes");
+    }
+}
+
+#[test]
+fn a_state_of_another_run_is_refused() {
+    let setting = Setting::new(&[]);
+    let mut states = Vec::new();
+    go_on(setting.trainer(), setting.plan.total_steps, |state| states.push(state));
+    let other = Setting::new(&[("init_r = 4", "init_r = 3")]);
+    for (step, name) in [(24, "compacted"), (5, "param")] {
+        let error = other.trainer().restore(states.swap_remove(step - 1)).unwrap_err().to_string();
+        assert!(error.contains(&format!("as `{name}`, where the run has ")), "{error}");
+    }
 }
 
 #[test]

@@ -215,6 +215,23 @@ impl RankAllocator {
     pub fn metric(&mut self) -> &mut dyn ImportanceMetric {
         &mut *self.metric
     }
+
+    /// The tensors that a checkpoint must hold, by name: the last allocation's mask, and the metric's own.
+    pub fn state(&mut self) -> Vec<(String, &mut Tensor)> {
+        let metric = self.metric.state().into_iter().map(|(name, tensor)| (format!("metric.{name}"), tensor));
+        std::iter::once(("masked".to_owned(), &mut self.masked)).chain(metric).collect()
+    }
+
+    /// Goes on after `finished` optimizer steps, with what a checkpoint had as [`state`](Self::state) in its place.
+    /// Everything else follows from the schedule.
+    pub fn resume(&mut self, finished: usize) {
+        let live = self.masked.logical_not().try_into().expect("a mask is one vector of flags");
+        self.pattern = RankPattern::new(&self.layout.ranks(), live);
+        self.kept = self.schedule.spent(&self.pattern);
+        self.masking = finished > 0 && self.schedule.action(finished - 1) != BudgetAction::Free;
+        self.observed = (0..finished).filter(|&step| self.schedule.observes(step)).count();
+        self.unread = None;
+    }
 }
 
 #[cfg(test)]

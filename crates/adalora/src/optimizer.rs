@@ -210,6 +210,16 @@ impl AdamW {
         }
     }
 
+    /// The tensors that a checkpoint must hold, by name: both moments, `(len,)` as the arena.
+    pub fn state(&mut self) -> [(&'static str, &mut Tensor); 2] {
+        [("exp_avg", &mut self.exp_avg), ("exp_avg_sq", &mut self.exp_avg_sq)]
+    }
+
+    /// Goes on after `finished` updates, with what a checkpoint had as [`state`](Self::state) in its place.
+    pub fn resume(&mut self, finished: usize) {
+        self.count = finished as u64;
+    }
+
     /// One update with the gradients in the arena, at the learning rate `lr`.
     pub fn step(&mut self, arena: &Arena, lr: f64) {
         let _guard = tch::no_grad_guard();

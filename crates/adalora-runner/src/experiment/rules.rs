@@ -345,6 +345,7 @@ impl Rules {
             ("accumulate", Some(train.accumulate)),
             ("evaluate_every", Some(train.evaluate_every)),
             ("record_every", Some(train.record_every)),
+            ("checkpoint_every", train.checkpoint_every),
             ("threads", Some(train.threads)),
         ];
         for (key, value) in counts {

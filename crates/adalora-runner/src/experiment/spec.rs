@@ -311,6 +311,10 @@ pub struct TrainSpec {
     pub evaluate_every: usize,
     /// Optimizer steps between two records of loss, budget and ranks.
     pub record_every: usize,
+    /// Optimizer steps between two checkpoints; as many as between two evaluations where absent. There is always one
+    /// at the best evaluation so far, and where a run is stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every: Option<usize>,
     /// In which dtype the frozen encoder computes.
     #[serde(default)]
     pub precision: Precision,
