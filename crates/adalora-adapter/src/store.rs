@@ -13,6 +13,9 @@ use tch::{Device, Kind, Tensor};
 use crate::arena::Arena;
 use crate::layout::{Form, Triplets};
 
+/// The file of tensors in an adapter's folder.
+const TENSORS: &str = "adapter_model.safetensors";
+
 /// What PEFT wants to know beside the tensors.
 #[derive(Debug, Clone)]
 pub struct Description {
@@ -73,7 +76,7 @@ struct Config<'a> {
     peft_type: &'static str,
     task_type: &'static str,
     base_model_name_or_path: &'a str,
-    target_modules: Vec<&'a str>,
+    target_modules: &'a [String],
     modules_to_save: &'a [String],
     lora_alpha: f64,
     lora_dropout: f64,
@@ -104,6 +107,28 @@ enum Ragged {
     },
 }
 
+/// The configuration of what is trained beside increments of low rank, which PEFT has no type for.
+#[derive(Debug, Clone, Serialize)]
+pub struct Tuned {
+    /// The method's name in an experiment file.
+    pub method: String,
+    /// Name or folder of the base checkpoint.
+    pub base_model_name_or_path: String,
+    /// Width of the bottlenecks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
+}
+
+/// Writes an arena without increments into `folder`, which is created: names and place as [`save`] has them.
+///
+/// # Errors
+///
+/// If a file cannot be written.
+pub fn save_tuned(folder: &Path, arena: &Arena, tuned: &Tuned) -> Result<(), StoreError> {
+    let config = serde_json::to_value(tuned).expect("a configuration has no keys but strings");
+    write(folder, config, &extras(arena))
+}
+
 /// Writes an arena that holds only live triplets into `folder`, which is created.
 ///
 /// `live` says which of the initial triplets those are: a flag for each, by adapter. A LoRA of rank 0 is left out, as
@@ -123,18 +148,19 @@ pub fn save(
     description: &Description,
 ) -> Result<(), StoreError> {
     let layout = arena.layout();
-    let root = format!("base_model.model.{}", description.prefix);
     let ranks = live.iter().map(|flags| flags.iter().filter(|live| **live).count());
     assert!(layout.ranks().into_iter().eq(ranks), "the arena holds the live triplets and no others");
     assert_eq!(description.scales.len(), layout.adapters(), "one scale for each adapter");
-    let mut tensors = BTreeMap::new();
+    let mut tensors = extras(arena);
     let (mut flags_pattern, mut rank_pattern, mut alpha_pattern) =
         (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let mut target_modules = description.target_modules.clone();
     let loaded_scale = description.alpha / description.init_r as f64;
     for ((adapter, site), flags) in layout.sites().iter().enumerate().zip(live) {
         let scale = description.scales[adapter];
         if layout.form() == Form::Lora {
             if site.rank == 0 {
+                target_modules.retain(|target| *target != site.path);
                 continue;
             }
             if site.rank != description.init_r {
@@ -145,10 +171,7 @@ pub fn save(
             }
         }
         let Triplets { q, p, lambda } = layout.triplets(arena.param(), adapter);
-        let name = |tensor| match layout.form() {
-            Form::Svd => format!("{root}{}.{tensor}", site.path),
-            Form::Lora => format!("{root}{}.{tensor}.weight", site.path),
-        };
+        let name = |part| tensor_name(layout.form(), &description.prefix, &site.path, part);
         tensors.insert(name("lora_A"), q);
         tensors.insert(name("lora_B"), p.tr());
         if let Some(lambda) = lambda {
@@ -159,9 +182,6 @@ pub fn save(
             flags_pattern.insert(format!("{}{}.lora_E", description.prefix, site.path), flags);
         }
     }
-    for (name, leaf) in arena.extras() {
-        tensors.insert(format!("base_model.model.{name}"), leaf.detach());
-    }
     let (peft_type, ragged) = match layout.form() {
         Form::Svd => {
             let &Description { init_r, target_r, total_steps: total_step, .. } = description;
@@ -169,16 +189,11 @@ pub fn save(
         }
         Form::Lora => ("LORA", Ragged::Lora { rank_pattern, alpha_pattern }),
     };
-    let plain = |path: &String| layout.sites().iter().any(|site| site.rank == 0 && site.path == *path);
-    let target_modules = description.target_modules.iter();
     let config = Config {
         peft_type,
         task_type: "SEQ_CLS",
         base_model_name_or_path: &description.base_model,
-        target_modules: target_modules
-            .filter(|path| layout.form() == Form::Svd || !plain(path))
-            .map(String::as_str)
-            .collect(),
+        target_modules: &target_modules,
         modules_to_save: &description.modules_to_save,
         lora_alpha: description.alpha,
         lora_dropout: 0.0,
@@ -189,15 +204,76 @@ pub fn save(
         r: description.init_r,
         ragged,
     };
+    write(folder, serde_json::to_value(&config).expect("a configuration has no keys but strings"), &tensors)
+}
+
+/// What is trained beside increments, by its name in the file.
+fn extras(arena: &Arena) -> BTreeMap<String, Tensor> {
+    arena.extras().iter().map(|(name, leaf)| (format!("base_model.model.{name}"), leaf.detach())).collect()
+}
+
+fn write(
+    folder: &Path,
+    config: serde_json::Value,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<(), StoreError> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| StoreError::Io { path, source }
     };
     std::fs::create_dir_all(folder).map_err(io(folder))?;
     let path = folder.join("adapter_config.json");
-    let text = serde_json::to_string_pretty(&config).expect("a configuration has no keys but strings");
-    std::fs::write(&path, text + "\n").map_err(io(&path))?;
-    write_tensors(&folder.join("adapter_model.safetensors"), &tensors)
+    let config = serde_json::to_string_pretty(&config).expect("a value can be written") + "\n";
+    std::fs::write(&path, config).map_err(io(&path))?;
+    write_tensors(&folder.join(TENSORS), tensors)
+}
+
+/// Reads what [`save`] or [`save_tuned`] wrote into an arena that was built for it: of the same method and layers, with
+/// the ranks that are in the file. `prefix` is that of the [`Description`]. Lambda is as it was written, for a scale of
+/// `alpha / init_r`.
+///
+/// # Errors
+///
+/// A file that cannot be read; a tensor that the arena has and the file lacks, or the other way round, or whose shape is
+/// another. The arena is then as it was.
+pub fn load(folder: &Path, arena: &Arena, prefix: &str) -> Result<(), StoreError> {
+    let path = folder.join(TENSORS);
+    let mut tensors = read_tensors(&path)?;
+    let problem =
+        |name: &str, rule: String| StoreError::Tensor { path: path.clone(), name: name.into(), rule };
+    let layout = arena.layout();
+    let mut wanted = extras(arena);
+    for (adapter, site) in layout.sites().iter().enumerate() {
+        if layout.form() == Form::Lora && site.rank == 0 {
+            continue;
+        }
+        let Triplets { q, p, lambda } = layout.triplets(arena.param(), adapter);
+        let parts =
+            [("lora_A", Some(q)), ("lora_B", Some(p.tr())), ("lora_E", lambda.map(|e| e.unsqueeze(1)))];
+        for (part, own) in parts {
+            wanted.extend(own.map(|own| (tensor_name(layout.form(), prefix, &site.path, part), own)));
+        }
+    }
+    let mut found = Vec::new();
+    for (name, own) in wanted {
+        let tensor = tensors.remove(&name).ok_or_else(|| problem(&name, "is not there".into()))?;
+        if tensor.size() != own.size() {
+            return Err(problem(&name, format!("is {:?}, expected {:?}", tensor.size(), own.size())));
+        }
+        found.push((own, tensor));
+    }
+    if let Some(name) = tensors.keys().next() {
+        return Err(problem(name, "belongs to nothing that is trained here".into()));
+    }
+    let _guard = tch::no_grad_guard();
+    found.into_iter().for_each(|(mut own, tensor)| own.copy_(&tensor));
+    Ok(())
+}
+
+/// As PEFT names it.
+fn tensor_name(form: Form, prefix: &str, path: &str, part: &str) -> String {
+    let ending = if form == Form::Lora { ".weight" } else { "" };
+    format!("base_model.model.{prefix}{path}.{part}{ending}")
 }
 
 /// Writes f32 tensors as a safetensors file, sorted by name.
@@ -362,6 +438,45 @@ mod tests {
         assert_eq!(config["rank_pattern"], serde_json::json!({ "layer.0.fc": 1 }));
         // Its own alpha over its own rank: 6 / 1 as it is, 18 / 3.
         assert_eq!(config["alpha_pattern"], serde_json::json!({ "layer.2.fc": 18.0 }));
+    }
+
+    #[test]
+    fn pruned_lora_keeps_its_scale_and_leaves_empty_adapters_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut description = description();
+        description.target_modules = vec!["layer.0.fc".into(), "layer.1.fc".into()];
+        let (pruned, _) = arena(Form::Lora).compact(&[true, false, true, false, false, false]);
+        save(folder.path(), &pruned, &[&[true, false, true], &[false; 3]], &description).unwrap();
+        let config = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        assert_eq!(config["target_modules"], serde_json::json!(["layer.0.fc"]));
+        assert_eq!(config["rank_pattern"], serde_json::json!({ "layer.0.fc": 2 }));
+        // PEFT scales by 4 over 2, as it was scaled by 6 over 3.
+        assert_eq!(config["alpha_pattern"], serde_json::json!({ "layer.0.fc": 4.0 }));
+        assert_eq!(read_tensors(&folder.path().join(TENSORS)).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded_and_what_does_not_fit_is_named() {
+        let live = [true, false, true, false, false, false];
+        for form in [Form::Svd, Form::Lora] {
+            let folder = tempfile::tempdir().unwrap();
+            let (saved, _) = arena(form).compact(&live);
+            save(folder.path(), &saved, &[&live[..3], &live[3..]], &description()).unwrap();
+            let (other, _) = arena(form).compact(&live);
+            let _ = tch::no_grad(|| other.param().shallow_clone().zero_());
+            load(folder.path(), &other, "bert.").unwrap();
+            assert_eq!(other.param(), saved.param());
+
+            let whole = arena(form);
+            let before = whole.param().copy();
+            let error = load(folder.path(), &whole, "bert.").unwrap_err().to_string();
+            assert!(
+                error.contains("layer.0.fc.lora_A") && error.contains("is [2, 4], expected [3, 4]"),
+                "{error}"
+            );
+            assert_eq!(whole.param(), &before);
+        }
     }
 
     #[test]

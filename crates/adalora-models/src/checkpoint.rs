@@ -1,8 +1,9 @@
 //! The tensors of a checkpoint, by name, checked against its configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use adalora_adapter::Arena;
 use adalora_adapter::random::Random;
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
@@ -50,6 +51,71 @@ pub fn tensors_file(folder: &Path) -> Result<PathBuf, ModelError> {
     found.ok_or_else(|| ModelError::NoTensors { folder: folder.into() })
 }
 
+/// What tensors a file has, by their plain names.
+pub(crate) type Contents = BTreeMap<String, Stored>;
+
+/// Reads the tensors of a checkpoint's folder that `wanted` asks for, by plain name and shape, as f32: `prefix` is taken
+/// off the file's names. What the file holds beyond them is left alone.
+pub(crate) fn read(
+    folder: &Path,
+    prefix: &str,
+    wanted: impl FnOnce(&Contents) -> Vec<(String, Vec<i64>)>,
+) -> Result<BTreeMap<String, Tensor>, ModelError> {
+    let path = tensors_file(folder)?;
+    if path.extension().is_some_and(|extension| extension == "safetensors") {
+        let bytes = std::fs::read(&path).map_err(|source| ModelError::File { path: path.clone(), source })?;
+        let file = SafeTensors::deserialize(&bytes)
+            .map_err(|source| ModelError::Format { path: path.clone(), source })?;
+        let stored = file.iter().map(|(name, view)| Stored {
+            name: name.to_owned(),
+            shape: view.shape().iter().map(|&size| size as i64).collect(),
+            dtype: view.dtype(),
+        });
+        read_file(&path, prefix, stored, wanted, |own, kind| {
+            let view = file.tensor(&own.name).expect("the name is one of the file's");
+            Ok(Tensor::from_data_size(view.data(), &own.shape, kind).to_kind(Kind::Float))
+        })
+    } else {
+        let mut file = TorchFile::open(&path)?;
+        let stored: Vec<_> = file.stored().collect();
+        read_file(&path, prefix, stored.into_iter(), wanted, |own, kind| {
+            file.tensor(&own.name, kind)
+                .map_err(|problem| ModelError::TorchFile { path: path.clone(), problem })
+        })
+    }
+}
+
+/// Reads what is wanted of what a file has. `values` gives a tensor, whose dtype is the second argument, as f32.
+fn read_file(
+    path: &Path,
+    prefix: &str,
+    stored: impl Iterator<Item = Stored>,
+    wanted: impl FnOnce(&Contents) -> Vec<(String, Vec<i64>)>,
+    mut values: impl FnMut(&Stored, Kind) -> Result<Tensor, ModelError>,
+) -> Result<BTreeMap<String, Tensor>, ModelError> {
+    let stored: Contents = stored.map(|own| (plain_name(&own.name, prefix), own)).collect();
+    let (mut tensors, mut missing) = (BTreeMap::new(), Vec::new());
+    for (name, expected) in wanted(&stored) {
+        let Some(own) = stored.get(&name) else {
+            missing.push(name);
+            continue;
+        };
+        let path = path.to_owned();
+        if own.shape != expected {
+            return Err(ModelError::Shape { path, name, expected, found: own.shape.clone() });
+        }
+        let Some(kind) = own.kind() else {
+            return Err(ModelError::Dtype { path, name, found: format!("{:?}", own.dtype) });
+        };
+        tensors.insert(name, values(own, kind)?);
+    }
+    if missing.is_empty() {
+        Ok(tensors)
+    } else {
+        Err(ModelError::Missing { path: path.into(), names: missing })
+    }
+}
+
 impl Checkpoint {
     /// Reads a folder in Hugging Face's layout. Tensors become f32.
     ///
@@ -59,66 +125,15 @@ impl Checkpoint {
     /// not what the configuration says. What the file holds beyond the encoder is left alone.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
         let config = EncoderConfig::open(folder)?;
-        let path = tensors_file(folder)?;
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
-            let bytes =
-                std::fs::read(&path).map_err(|source| ModelError::File { path: path.clone(), source })?;
-            let file = SafeTensors::deserialize(&bytes)
-                .map_err(|source| ModelError::Format { path: path.clone(), source })?;
-            let stored = file.iter().map(|(name, view)| Stored {
-                name: name.to_owned(),
-                shape: view.shape().iter().map(|&size| size as i64).collect(),
-                dtype: view.dtype(),
-            });
-            Self::read(config, &path, stored, |own, kind| {
-                let view = file.tensor(&own.name).expect("the name is one of the file's");
-                Ok(Tensor::from_data_size(view.data(), &own.shape, kind).to_kind(Kind::Float))
-            })
-        } else {
-            let mut file = TorchFile::open(&path)?;
-            let stored: Vec<_> = file.stored().collect();
-            Self::read(config, &path, stored.into_iter(), |own, kind| {
-                file.tensor(&own.name, kind)
-                    .map_err(|problem| ModelError::TorchFile { path: path.clone(), problem })
-            })
-        }
-    }
-
-    /// Reads what the encoder and the head need of what a file has. `values` gives a tensor, whose dtype is the
-    /// second argument, as f32.
-    fn read(
-        config: EncoderConfig,
-        path: &Path,
-        stored: impl Iterator<Item = Stored>,
-        mut values: impl FnMut(&Stored, Kind) -> Result<Tensor, ModelError>,
-    ) -> Result<Self, ModelError> {
-        let prefix = config.prefix();
-        let stored: BTreeMap<_, _> = stored.map(|own| (plain_name(&own.name, prefix), own)).collect();
-        let pooler = config.pooler_tensors().into_iter().filter(|(name, _)| stored.contains_key(name));
-        // A classifier of the checkpoint is of another task, unless its shape says otherwise: see `Head::start`.
-        let classifier = ["classifier.weight", "classifier.bias"]
-            .into_iter()
-            .filter_map(|name| stored.get(name).map(|own| (name.to_owned(), own.shape.clone())));
-        let (mut tensors, mut missing) = (BTreeMap::new(), Vec::new());
-        for (name, expected) in config.tensors().into_iter().chain(pooler).chain(classifier) {
-            let Some(own) = stored.get(&name) else {
-                missing.push(name);
-                continue;
-            };
-            let path = path.to_owned();
-            if own.shape != expected {
-                return Err(ModelError::Shape { path, name, expected, found: own.shape.clone() });
-            }
-            let Some(kind) = own.kind() else {
-                return Err(ModelError::Dtype { path, name, found: format!("{:?}", own.dtype) });
-            };
-            tensors.insert(name, values(own, kind)?);
-        }
-        if missing.is_empty() {
-            Ok(Self { config, tensors })
-        } else {
-            Err(ModelError::Missing { path: path.into(), names: missing })
-        }
+        let tensors = read(folder, config.prefix(), |stored| {
+            let pooler = config.pooler_tensors().into_iter().filter(|(name, _)| stored.contains_key(name));
+            // A classifier of the checkpoint is of another task, unless its shape says otherwise: see `Head::start`.
+            let classifier = ["classifier.weight", "classifier.bias"]
+                .into_iter()
+                .filter_map(|name| stored.get(name).map(|own| (name.to_owned(), own.shape.clone())));
+            config.tensors().into_iter().chain(pooler).chain(classifier).collect()
+        })?;
+        Ok(Self { config, tensors })
     }
 
     /// A model with random weights, head of `outputs` logits included: linear layers keep the size of what passes
@@ -184,6 +199,19 @@ impl Checkpoint {
         for (name, _) in self.config.tensors() {
             let tensor = tensors.get_mut(&name).expect("a checkpoint has every tensor of the encoder");
             *tensor = tensor.to_kind(kind);
+        }
+        Self { config: self.config.clone(), tensors }
+    }
+
+    /// The same checkpoint with leaves of the arena in the place of those tensors of the encoder that it trains.
+    pub(crate) fn over(&self, arena: &Arena) -> Self {
+        let mut tensors = self.copies();
+        let prefix = self.config.prefix();
+        let own: BTreeSet<_> = self.config.tensors().into_iter().map(|(name, _)| name).collect();
+        for (name, leaf) in arena.extras() {
+            if let Some(plain) = name.strip_prefix(prefix).filter(|plain| own.contains(*plain)) {
+                tensors.insert(plain.to_owned(), leaf.shallow_clone());
+            }
         }
         Self { config: self.config.clone(), tensors }
     }

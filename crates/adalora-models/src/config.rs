@@ -1,9 +1,10 @@
-//! `config.json` of an encoder, of either family.
+//! `config.json` of an encoder, of either family, and of BART.
 
+mod bart;
 mod bert;
 mod deberta;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,6 +12,8 @@ use tch::Tensor;
 
 use crate::ModelError;
 
+pub use bart::BartConfig;
+pub(crate) use bart::POSITION_OFFSET;
 pub use bert::BertConfig;
 pub use deberta::DebertaConfig;
 
@@ -38,6 +41,9 @@ pub enum Activation {
     /// Hyperbolic tangent.
     #[serde(rename = "tanh")]
     Tanh,
+    /// `x` times the logistic function of `x`.
+    #[serde(rename = "silu", alias = "swish")]
+    Silu,
 }
 
 impl Activation {
@@ -47,6 +53,7 @@ impl Activation {
             Self::GeluTanh => x.gelu("tanh"),
             Self::Relu => x.relu(),
             Self::Tanh => x.tanh(),
+            Self::Silu => x.silu(),
         }
     }
 }
@@ -69,20 +76,15 @@ impl EncoderConfig {
     ///
     /// A file that is missing or malformed, or describes a model that we do not have.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| ModelError::File { path: path.clone(), source })?;
+        let (path, text) = read(folder)?;
         Self::parse(&text).map_err(|rule| ModelError::Config { path, rule })
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        let json: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        // From the text and not from `json`: only then an error says at which line.
-        let config = match json.get("model_type").and_then(Value::as_str) {
-            Some("bert") => Self::Bert(serde_json::from_str(text).map_err(|error| error.to_string())?),
-            Some("deberta-v2") => Self::Deberta(DebertaConfig::parse(text)?),
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let config = match model_type(text)?.as_str() {
+            "bert" => Self::Bert(serde_json::from_str(text).map_err(|error| error.to_string())?),
+            "deberta-v2" => Self::Deberta(DebertaConfig::parse(text)?),
             found => {
-                let found = found.unwrap_or("absent");
                 return Err(format!(
                     "model_type is `{found}`; the families that can be run are: bert, deberta-v2"
                 ));
@@ -112,6 +114,14 @@ impl EncoderConfig {
         match self {
             Self::Bert(config) => config.vocab_size,
             Self::Deberta(config) => config.vocab_size,
+        }
+    }
+
+    /// Blocks.
+    pub fn layers(&self) -> usize {
+        match self {
+            Self::Bert(config) => config.num_hidden_layers,
+            Self::Deberta(config) => config.num_hidden_layers,
         }
     }
 
@@ -208,6 +218,21 @@ impl EncoderConfig {
         let norms = norms.flat_map(|norm| layer_norm(&norm, hidden));
         own.into_iter().chain(linears).chain(norms).collect()
     }
+}
+
+/// Path and text of a folder's `config.json`.
+fn read(folder: &Path) -> Result<(PathBuf, String), ModelError> {
+    let path = folder.join("config.json");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok((path, text)),
+        Err(source) => Err(ModelError::File { path, source }),
+    }
+}
+
+/// What a `config.json` says that it is. The rest is read from the text again: only then an error says at which line.
+fn model_type(text: &str) -> Result<String, String> {
+    let json: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    Ok(json.get("model_type").and_then(Value::as_str).unwrap_or("absent").to_owned())
 }
 
 /// Names and shapes of a LayerNorm's tensors.

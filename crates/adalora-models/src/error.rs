@@ -47,8 +47,8 @@ pub enum ModelError {
         /// The checkpoint's folder.
         folder: PathBuf,
     },
-    /// Tensors of the encoder that the checkpoint lacks.
-    #[error("{path} lacks {} tensor(s) of the encoder: {}", names.len(), names.join(", "))]
+    /// Tensors of the model that the checkpoint lacks.
+    #[error("{path} lacks {} tensor(s) of the model: {}", names.len(), names.join(", "))]
     Missing {
         /// The file.
         path: PathBuf,

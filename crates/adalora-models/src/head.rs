@@ -45,6 +45,13 @@ pub enum Loss {
     Classes(Tensor),
     /// Mean squared error with the scores, `(rows, outputs)`, `Float`.
     Scores(Tensor),
+    /// Cross entropy with tokens, of logits `(rows, width, vocabulary)`.
+    Tokens {
+        /// Tokens, `(rows, width)`, `Int64`; -100 where there is none.
+        labels: Tensor,
+        /// The share of a label that is spread over the whole vocabulary, as by `transformers`' `LabelSmoother`.
+        smoothing: f64,
+    },
 }
 
 impl Head {
@@ -108,7 +115,8 @@ impl Head {
 }
 
 impl Loss {
-    /// The loss summed over the rows: a mean over any number of batches is their sum over their rows.
+    /// The loss summed over what is predicted, rows or the labels of [`Tokens`](Self::Tokens): a mean over any number of
+    /// batches is their sum over how many of these they have.
     pub fn sum(&self, logits: &Tensor) -> Tensor {
         match self {
             Self::Classes(classes) => {
@@ -117,6 +125,11 @@ impl Loss {
             Self::Scores(scores) => {
                 let outputs = scores.size()[1] as f64;
                 logits.mse_loss(scores, Reduction::Sum) / outputs
+            }
+            Self::Tokens { labels, smoothing } => {
+                let logits = logits.flatten(0, 1);
+                let labels = labels.view(-1);
+                logits.cross_entropy_loss::<Tensor>(&labels, None, Reduction::Sum, -100, *smoothing)
             }
         }
     }

@@ -64,7 +64,7 @@ fn missing_tensors() {
     let folder = copy();
     edit_config(folder.path(), "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4");
     let text = error(folder.path());
-    assert!(text.starts_with("FOLDER/model.safetensors lacks 16 tensor(s) of the encoder: "), "{text}");
+    assert!(text.starts_with("FOLDER/model.safetensors lacks 16 tensor(s) of the model: "), "{text}");
     assert!(text.contains("encoder.layer.3.attention.self.query.weight"), "{text}");
 }
 
@@ -107,7 +107,7 @@ fn a_file_of_torch_save() {
 
     edit_config(folder.path(), "\"num_hidden_layers\": 6", "\"num_hidden_layers\": 7");
     let text = error(folder.path());
-    assert!(text.starts_with("FOLDER/pytorch_model.bin lacks 16 tensor(s) of the encoder: "), "{text}");
+    assert!(text.starts_with("FOLDER/pytorch_model.bin lacks 16 tensor(s) of the model: "), "{text}");
     edit_config(folder.path(), "\"position_buckets\": 256", "\"position_buckets\": 128");
     insta::assert_snapshot!(error(folder.path()), @"FOLDER/pytorch_model.bin: `encoder.rel_embeddings.weight` has shape [512, 36], but config.json asks for [256, 36]");
     std::fs::copy(reference("torch-files/payload.bin"), folder.path().join("pytorch_model.bin")).unwrap();
@@ -124,6 +124,6 @@ fn safetensors_come_first() {
 #[test]
 fn an_activation_that_we_do_not_have() {
     let folder = copy();
-    edit_config(folder.path(), "\"hidden_act\": \"gelu\"", "\"hidden_act\": \"swish\"");
-    insta::assert_snapshot!(error(folder.path()), @"FOLDER/config.json: unknown variant `swish`, expected one of `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `relu`, `tanh` at line 10 column 23");
+    edit_config(folder.path(), "\"hidden_act\": \"gelu\"", "\"hidden_act\": \"mish\"");
+    insta::assert_snapshot!(error(folder.path()), @"FOLDER/config.json: unknown variant `mish`, expected one of `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `relu`, `tanh`, `silu`, `swish` at line 10 column 22");
 }

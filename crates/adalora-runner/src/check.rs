@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use adalora::{BudgetSchedule, BudgetUnit, Layout};
+use adalora::{BudgetSchedule, BudgetUnit, Form, Layout};
 use adalora_tasks::{Catalogue, Dataset};
 
-use crate::experiment::{Document, Experiment, ModelSpec, Problem, Problems, RunSpec, TaskSpec};
+use crate::experiment::{AdapterSpec, Document, Experiment, ModelSpec, Problem, Problems, RunSpec, TaskSpec};
 use crate::plan::{DataSize, Plan, checkpoint_folder};
 
 /// The plans of all variants, in their order.
@@ -92,14 +92,14 @@ fn details(spec: &RunSpec, plan: &Plan) -> Vec<(&'static str, String)> {
     ];
     if let Some(schedule) = &plan.schedule {
         let adapters = plan.layout.adapters();
+        let what = match (schedule.unit(), plan.layout.form()) {
+            (BudgetUnit::Parameters, _) => "parameters",
+            (BudgetUnit::Triplets, Form::Svd) => "triplets",
+            (BudgetUnit::Triplets, Form::Lora) => "doublets",
+        };
         lines.push((
             "budget",
-            format!(
-                "{} {} to {} over {adapters} adapters",
-                schedule.initial(),
-                schedule.unit(),
-                schedule.target()
-            ),
+            format!("{} {what} to {} over {adapters} adapters", schedule.initial(), schedule.target()),
         ));
     }
     lines.push((
@@ -122,6 +122,12 @@ fn details(spec: &RunSpec, plan: &Plan) -> Vec<(&'static str, String)> {
     lines.extend(scale(spec, plan).map(|scale| ("scale", scale)));
     for (i, layers) in layers(&plan.layout).into_iter().enumerate() {
         lines.push((if i == 0 { "layers" } else { "" }, format!("{rank} on {layers}")));
+    }
+    if spec.adapter.form().is_none() {
+        let name = spec.adapter.name();
+        let (_, what) =
+            AdapterSpec::KINDS.iter().find(|(own, _)| *own == name).expect("every kind is listed");
+        lines.push(("trained", (*what).to_owned()));
     }
     lines
 }

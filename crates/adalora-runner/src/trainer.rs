@@ -76,15 +76,15 @@ pub enum TrainError {
     Allocation(#[from] AllocationError),
     /// A run ended with another number of live triplets than its budget.
     #[error(
-        "the run ended with {live} live {unit} and {nonzero} values of lambda that are not 0; its budget is {budget}, \
-         of which nothing may be left that a dropped triplet would fit into"
+        "the run ended with {live} live {unit} and {nonzero} triplets that are not 0; its budget is {budget}, of which \
+         nothing may be left that a dropped triplet would fit into"
     )]
     OffBudget {
         /// In what the budget is counted.
         unit: BudgetUnit,
         /// What the last allocation kept.
         live: usize,
-        /// Values of lambda that are not 0.
+        /// Triplets that are not 0.
         nonzero: usize,
         /// What should live.
         budget: usize,
@@ -115,9 +115,12 @@ impl<'a> Trainer<'a> {
 
         let widest = dataset.train.iter().map(|example| example.ids.len()).max().unwrap_or(0);
         let precision = spec.train.precision.settle(config, spec.train.batch_size * widest, device);
-        let mut encoder = Encoder::new(&checkpoint.to_kind(precision.kind()), dropout, device);
+        let tuning = spec.adapter.tuning();
         let start = Head::start(checkpoint, plan.outputs, seed);
-        let arena = Arena::new(plan.layout.clone(), start.extras, device, seed);
+        let extras = tuning.start(checkpoint, seed).into_iter().chain(start.extras).collect();
+        let arena = Arena::new(plan.layout.clone(), extras, device, seed);
+        let frozen = checkpoint.to_kind(precision.kind());
+        let mut encoder = Encoder::tuned(&frozen, tuning, &arena, dropout, device);
         let ranks = plan.layout.ranks();
         let scales = spec.adapter.scales(&ranks, &ranks);
         if let Some(source) = &plan.warm_start {
@@ -362,7 +365,7 @@ impl<'a> Trainer<'a> {
     ///
     /// If it has more or fewer, or the last allocation had no importance to go by.
     pub fn check_budget(&mut self) -> Result<(), TrainError> {
-        let nonzero = self.nonzero();
+        let nonzero = self.arena.layout().unmasked(self.arena.param());
         let plan = self.plan;
         let (Some(schedule), Some(pattern)) = (&plan.schedule, self.pattern()?) else { return Ok(()) };
         if schedule.is_met_by(pattern) && nonzero <= pattern.live_count() {
@@ -371,11 +374,6 @@ impl<'a> Trainer<'a> {
             let (unit, live, budget) = (schedule.unit(), schedule.spent(pattern), schedule.target());
             Err(TrainError::OffBudget { unit, live, nonzero, budget })
         }
-    }
-
-    /// Values of lambda that are not 0.
-    fn nonzero(&self) -> usize {
-        self.arena.layout().lambda(self.arena.param()).ne(0.0).sum(Kind::Int64).int64_value(&[]) as usize
     }
 
     /// The triplets that the last allocation kept; `None` where ranks are fixed.

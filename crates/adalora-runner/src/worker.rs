@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use adalora::BudgetUnit;
-use adalora_models::{Checkpoint, Precision};
+use adalora_adapter::store::{Description, Tuned, save, save_tuned};
+use adalora_models::{Checkpoint, Precision, Tuning};
 use adalora_report::{
     DevRecord, LogRecord, Parameters, Planted, RunResult, Status, StepScores, TrainRecord, Triplets,
 };
@@ -384,7 +385,8 @@ fn train(
         last,
         parameters: Parameters {
             adapter_peak: plan.parameters().adapter_peak,
-            adapter_final: ranks.iter().zip(costs).map(|(rank, cost)| rank * cost).sum(),
+            adapter_final: plan.tuned
+                + ranks.iter().zip(costs).map(|(rank, cost)| rank * cost).sum::<usize>(),
             head: plan.parameters().head,
             adapter_budget: plan.target_in(BudgetUnit::Parameters),
         },
@@ -402,13 +404,25 @@ fn train(
 }
 
 fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &Path) -> Result<()> {
-    let (arena, pattern) = trainer.adapter()?;
     let highest = plan.layout.ranks().into_iter().max().unwrap_or(0).max(1);
     let base_model = match &job.spec.model {
         ModelSpec::Pretrained(model) => model.checkpoint.clone(),
         ModelSpec::Random(_) => "random".into(),
     };
-    let description = adalora_adapter::store::Description {
+    let (arena, pattern) = trainer.adapter()?;
+    if job.spec.adapter.form().is_none() {
+        let width = match job.spec.adapter.tuning() {
+            Tuning::Bottlenecks(_, width) => Some(width),
+            _ => None,
+        };
+        let method = job.spec.adapter.name().to_owned();
+        return Ok(save_tuned(
+            folder,
+            &arena,
+            &Tuned { method, base_model_name_or_path: base_model, width },
+        )?);
+    }
+    let description = Description {
         base_model,
         prefix: plan.config.prefix().into(),
         target_modules: plan.layout.sites().iter().map(|site| site.path.clone()).collect(),
@@ -423,7 +437,7 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &Path) ->
         total_steps: plan.total_steps,
     };
     let live: Vec<_> = pattern.by_adapter().collect();
-    Ok(adalora_adapter::store::save(folder, &arena, &live, &description)?)
+    Ok(save(folder, &arena, &live, &description)?)
 }
 
 fn dataset_notes(dataset: &Dataset, drawn: &[String]) -> Vec<String> {

@@ -251,7 +251,7 @@ pub enum TaskError {
         least: usize,
     },
     /// A folder without a tokenizer.
-    #[error("{} holds neither tokenizer.json nor spm.model: fetch the checkpoint, or copy its tokenizer there", .0.display())]
+    #[error("{} holds neither tokenizer.json nor spm.model nor vocab.json and merges.txt: fetch the checkpoint, or copy its tokenizer there", .0.display())]
     NoTokenizer(PathBuf),
     /// The tokenizer's file cannot be used.
     #[error("{}: {source}", .file.display())]
@@ -581,6 +581,22 @@ pub enum RowProblem {
         column: String,
         /// In the file.
         value: String,
+    },
+    /// A line that is no JSON object.
+    #[error("{said}: expected an object with the texts `{}` and `{}`, on a line of its own", keys[0], keys[1])]
+    Json {
+        /// What the parser said.
+        said: String,
+        /// What is read of the object.
+        keys: [String; 2],
+    },
+    /// An object without a value that is read.
+    #[error("there is no `{key}` beside {}: correct the line, or name another key", found.join(", "))]
+    NoKey {
+        /// What is read.
+        key: String,
+        /// What is there.
+        found: Vec<String>,
     },
     /// A text without a visible character.
     #[error("the text in column {column} is empty: fill or remove the row")]

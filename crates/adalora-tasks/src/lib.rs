@@ -14,6 +14,7 @@
 //! Everything that can go wrong is a [`TaskError`].
 
 mod batch;
+mod byte_level;
 mod catalogue;
 mod dataset;
 mod delimited;
@@ -24,9 +25,12 @@ mod glue;
 mod hub;
 mod manifest;
 mod parquet;
+mod porter;
 mod prefetch;
+mod rouge;
 mod rows;
 mod sentencepiece;
+mod summaries;
 mod tokenize;
 
 pub use batch::{Batch, dev_order, epoch_order};
@@ -38,3 +42,5 @@ pub use fetch::Fetched;
 pub use hub::{Hub, Progress};
 pub use manifest::{Manifest, Table};
 pub use prefetch::Prefetch;
+pub use rouge::{Interval, Overlap, Rouge, bootstrap};
+pub use summaries::{Counted, RougeScore, Summaries, SummaryBatch, SummaryExample, SummarySpec};

