@@ -108,7 +108,7 @@ fn ours(arena: &Arena, spec: &AdamWSpec) -> Vec<f32> {
 fn kept_and_zeroed_moments_are_those_of_a_plain_adamw() {
     let mut ends = Vec::new();
     for masked_moments in [MaskedMoments::Keep, MaskedMoments::Zero] {
-        let weight_decay = WeightDecay { factors: 0.1, lambda: 0.2, head: 0.0 };
+        let weight_decay = WeightDecay { factors: 0.1, lambda: 0.2, ..WeightDecay::default() };
         let spec = AdamWSpec { masked_moments, weight_decay, ..AdamWSpec::default() };
         let expected = plain(&arena(), &spec);
         let own = ours(&arena(), &spec);
