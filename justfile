@@ -29,6 +29,10 @@ report EXPERIMENT: setup
 status EXPERIMENT: setup
     @cargo run -q -p adalora-runner -- status "$@"
 
+# Write the ranks that a finished run found to a file: just export-pattern runs/quickstart/adalora/seed-1 found.toml
+export-pattern RUN FILE: setup
+    @cargo run -q -p adalora-runner -- export-pattern "$@"
+
 # Download data sets and checkpoints: just fetch sst-2, just fetch model microsoft/deberta-v3-base
 fetch *NAMES: setup
     @cargo run -q -p adalora-runner -- fetch "$@"
