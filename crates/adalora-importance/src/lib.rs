@@ -45,6 +45,12 @@ pub trait ImportanceMetric: std::fmt::Debug {
     /// the step and the gradient is the optimizer's; what `[observation]` asks for is what `observe` was given.
     fn importance(&self, seen: &Observation) -> Tensor;
 
+    /// The scores of the entries whose mean over each row makes up the importance, `(entries,)`; `None` for a metric that
+    /// is not made so. A record of training shows from it whether lambda, P or Q decides.
+    fn entry_scores(&self) -> Option<Tensor> {
+        None
+    }
+
     /// The tensors that a checkpoint must hold, by name; each keeps its shape, dtype and storage, so that a resumed run
     /// can copy the saved values into it.
     fn state(&mut self) -> Vec<(&'static str, &mut Tensor)>;

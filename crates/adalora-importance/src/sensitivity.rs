@@ -49,6 +49,10 @@ impl ImportanceMetric for Running {
         seen.layout.triplet_mean(&self.mean)
     }
 
+    fn entry_scores(&self) -> Option<Tensor> {
+        Some(self.mean.copy())
+    }
+
     fn state(&mut self) -> Vec<(&'static str, &mut Tensor)> {
         vec![("mean", &mut self.mean)]
     }

@@ -83,6 +83,10 @@ impl ImportanceMetric for Running {
         self.importance.copy()
     }
 
+    fn entry_scores(&self) -> Option<Tensor> {
+        Some(&self.averages.sensitivity * &self.averages.uncertainty)
+    }
+
     fn state(&mut self) -> Vec<(&'static str, &mut Tensor)> {
         let mut state = self.averages.state();
         state.push(("importance", &mut self.importance));

@@ -33,6 +33,10 @@ impl ImportanceMetric for OnlyUncertainty {
         seen.layout.triplet_mean(&self.0.uncertainty)
     }
 
+    fn entry_scores(&self) -> Option<Tensor> {
+        Some(self.0.uncertainty.copy())
+    }
+
     fn state(&mut self) -> Vec<(&'static str, &mut Tensor)> {
         self.0.state()
     }

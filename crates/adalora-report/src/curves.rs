@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::record::{Experiment, LogRecord, Variant};
+use crate::record::{Experiment, LogRecord, TrainRecord, Variant};
 use crate::svg::{Anchor, FAINT, INK, Svg, text_width};
 use crate::table::whole;
 
@@ -22,50 +22,77 @@ const PALETTE: [&str; 7] = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7
 
 /// `curves.svg`: mean over the finished seeds, and a band from the smallest to the largest.
 pub(crate) fn draw(experiment: &Experiment, headline: &str) -> String {
-    let lines = |value: &dyn Fn(&LogRecord) -> Option<f64>| -> Vec<Line> {
-        experiment.variants.iter().map(|variant| Line::of(variant, value)).collect()
-    };
-    let train = |value: fn(&crate::TrainRecord) -> Option<f64>| {
-        lines(&|record| match record {
-            LogRecord::Train(train) => value(train),
-            LogRecord::Dev(_) => None,
-        })
-    };
-    let dev = lines(&|record| match record {
+    let dev = lines(experiment, &|record| match record {
         LogRecord::Dev(dev) => dev.scores.get(headline).copied(),
         LogRecord::Train(_) => None,
     });
-    let budget = train(|record| record.budget.map(|budget| budget as f64));
-    let live = train(|record| record.live.map(|live| live as f64));
+    let budget = train_lines(experiment, |record| record.budget.map(|budget| budget as f64));
+    let live = train_lines(experiment, |record| record.live.map(|live| live as f64));
     let panels = [
-        Panel {
-            name: "training loss of the task".to_owned(),
-            lines: train(|record| Some(record.loss)),
-            below: Vec::new(),
-            at_most: f64::INFINITY,
-        },
-        Panel { name: format!("{headline} on dev"), lines: dev, below: Vec::new(), at_most: f64::INFINITY },
-        Panel { name: "triplets over all adapters".to_owned(), lines: live, below: budget, at_most: 0.0 },
+        Panel::new("training loss of the task", train_lines(experiment, |record| Some(record.loss))),
+        Panel::new(format!("{headline} on dev"), dev),
+        Panel { below: budget, at_most: 0.0, ..Panel::new("triplets over all adapters", live) },
     ];
-
-    let mut svg = Svg::default();
-    let mut x = MARGIN;
-    for panel in panels.iter().filter(|panel| !panel.is_empty()) {
-        panel.draw(&mut svg, [x, MARGIN]);
-        x += LEFT + PLOT[0] + RIGHT;
-    }
-    let mut y = MARGIN + PLOT[1] + 58.0;
-    y = draw_legend(&mut svg, experiment, y);
     let budget = if panels[2].is_empty() { "" } else { "; triplets: live thin, budget pale" };
     let text = format!("line: mean over the finished seeds; band: smallest to largest{budget}");
-    svg.text([MARGIN, y], Anchor::Start, SMALL, &fill(FAINT), &text);
-    svg.finish(WIDTH, y + MARGIN + 4.0, &format!("Curves of {}", experiment.name))
+    draw_panels(&names(experiment), &panels, &format!("Curves of {}", experiment.name), &text)
+}
+
+/// `factors.svg`: how far P and Q are from orthonormal, and what decides importance. `None` where no variant says so.
+pub(crate) fn draw_factors(experiment: &Experiment) -> Option<String> {
+    let mean =
+        |values: &[f32]| values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64;
+    let of = |name: &str, value: &dyn Fn(&TrainRecord) -> Option<f64>| Panel {
+        logarithmic: true,
+        ..Panel::new(name, train_lines(experiment, value))
+    };
+    let panels = [
+        of("‖PᵀP − I‖², mean over adapters", &|record| Some(mean(&record.residuals.as_ref()?.p))),
+        of("‖QQᵀ − I‖², mean over adapters", &|record| Some(mean(&record.residuals.as_ref()?.q))),
+        of("share of λ in importance", &|record| Some(record.shares.as_ref()?.lambda.into())),
+        of("share of P in importance", &|record| Some(record.shares.as_ref()?.p.into())),
+        of("share of Q in importance", &|record| Some(record.shares.as_ref()?.q.into())),
+    ];
+    let text = "line: mean over the finished seeds; band: smallest to largest; upward axes are logarithmic";
+    let some = panels.iter().any(|panel| !panel.is_empty());
+    some.then(|| draw_panels(&names(experiment), &panels, &format!("Factors of {}", experiment.name), text))
+}
+
+fn lines(experiment: &Experiment, value: &dyn Fn(&LogRecord) -> Option<f64>) -> Vec<Line> {
+    experiment.variants.iter().map(|variant| Line::of(variant, value)).collect()
+}
+
+fn train_lines(experiment: &Experiment, value: impl Fn(&TrainRecord) -> Option<f64>) -> Vec<Line> {
+    lines(experiment, &|record| match record {
+        LogRecord::Train(train) => value(train),
+        LogRecord::Dev(_) => None,
+    })
+}
+
+/// The panels that have something to show, three side by side, with a legend and a caption below.
+pub(crate) fn draw_panels(variants: &[&str], panels: &[Panel], title: &str, caption: &str) -> String {
+    let mut svg = Svg::default();
+    let shown: Vec<_> = panels.iter().filter(|panel| !panel.is_empty()).collect();
+    let mut y = MARGIN;
+    for row in shown.chunks(3) {
+        for (panel, at) in row.iter().zip(0..) {
+            panel.draw(&mut svg, [MARGIN + f64::from(at) * (LEFT + PLOT[0] + RIGHT), y]);
+        }
+        y += PLOT[1] + 58.0;
+    }
+    y = draw_legend(&mut svg, variants, y);
+    svg.text([MARGIN, y], Anchor::Start, SMALL, &fill(FAINT), caption);
+    svg.finish(WIDTH, y + MARGIN + 4.0, title)
+}
+
+fn names(experiment: &Experiment) -> Vec<&str> {
+    experiment.variants.iter().map(|variant| variant.name.as_str()).collect()
 }
 
 /// Returns the height below it.
-fn draw_legend(svg: &mut Svg, experiment: &Experiment, mut y: f64) -> f64 {
+fn draw_legend(svg: &mut Svg, variants: &[&str], mut y: f64) -> f64 {
     let mut x = MARGIN;
-    for (variant, Variant { name, .. }) in experiment.variants.iter().enumerate() {
+    for (variant, name) in variants.iter().enumerate() {
         let width = 30.0 + text_width(name, LABEL) + 18.0;
         if x > MARGIN && x + width > WIDTH {
             (x, y) = (MARGIN, y + 18.0);
@@ -79,16 +106,17 @@ fn draw_legend(svg: &mut Svg, experiment: &Experiment, mut y: f64) -> f64 {
 
 /// One value of one variant over the steps at which all its finished seeds have a finite one.
 #[derive(PartialEq)]
-struct Line {
-    points: Vec<Point>,
+pub(crate) struct Line {
+    pub(crate) points: Vec<Point>,
 }
 
 #[derive(PartialEq)]
-struct Point {
-    step: f64,
-    mean: f64,
-    low: f64,
-    high: f64,
+pub(crate) struct Point {
+    /// Optimizer step, or size.
+    pub(crate) across: f64,
+    pub(crate) mean: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
 }
 
 impl Line {
@@ -105,7 +133,7 @@ impl Line {
         let seeds = finished.count();
         steps.retain(|_, values| values.len() == seeds && values.iter().all(|value| value.is_finite()));
         let point = |(step, values): (usize, Vec<f64>)| Point {
-            step: step as f64,
+            across: step as f64,
             mean: values.iter().sum::<f64>() / seeds as f64,
             low: values.iter().copied().fold(f64::INFINITY, f64::min),
             high: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
@@ -121,19 +149,49 @@ fn step_of(record: &LogRecord) -> usize {
     }
 }
 
-struct Panel {
+pub(crate) struct Panel {
     name: String,
+    /// What goes across.
+    across: &'static str,
     /// One for each variant, without points where it has no such value.
     lines: Vec<Line>,
     /// Wide and pale below the lines.
     below: Vec<Line>,
     /// Where the upward axis begins at the latest.
     at_most: f64,
+    /// The upward axis; what is not above 0 has no place on it.
+    logarithmic: bool,
 }
 
 impl Panel {
+    fn new(name: impl Into<String>, lines: Vec<Line>) -> Self {
+        Self {
+            name: name.into(),
+            across: "optimizer step",
+            lines,
+            below: Vec::new(),
+            at_most: f64::INFINITY,
+            logarithmic: false,
+        }
+    }
+
+    /// Over parameters of the adapters, from 0.
+    pub(crate) fn against_size(name: String, lines: Vec<Line>) -> Self {
+        Self { across: "adapter parameters at the end", ..Self::new(name, lines) }
+    }
+
+    /// Whether some line has more than one place across.
+    pub(crate) fn has_several_places(&self) -> bool {
+        self.lines.iter().any(|line| line.points.windows(2).any(|pair| pair[0].across < pair[1].across))
+    }
+
     fn points(&self) -> impl Iterator<Item = &Point> {
-        self.lines.iter().chain(&self.below).flat_map(|line| &line.points)
+        let points = self.lines.iter().chain(&self.below).flat_map(|line| &line.points);
+        points.filter(|point| self.has_place(point))
+    }
+
+    fn has_place(&self, point: &Point) -> bool {
+        !self.logarithmic || point.low > 0.0
     }
 
     fn is_empty(&self) -> bool {
@@ -143,11 +201,15 @@ impl Panel {
     fn draw(&self, svg: &mut Svg, [x, y]: [f64; 2]) {
         let [left, top] = [x + LEFT, y];
         let [right, bottom] = [left + PLOT[0], top + PLOT[1]];
-        let last = self.points().map(|point| point.step).fold(0.0, f64::max);
+        let last = self.points().map(|point| point.across).fold(0.0, f64::max);
         let low = self.points().map(|point| point.low).fold(self.at_most, f64::min);
         let high = self.points().map(|point| point.high).fold(f64::NEG_INFINITY, f64::max);
-        let across = Axis { low: 0.0, high: last, from: left, to: right };
-        let up = Axis::around(low, high, bottom, top);
+        let across = Axis { low: 0.0, high: last, from: left, to: right, logarithmic: false };
+        let up = if self.logarithmic {
+            Axis::logarithmic(low, high, bottom, top)
+        } else {
+            Axis::around(low, high, bottom, top)
+        };
 
         for (value, label) in up.ticks(6) {
             let y = up.at(value);
@@ -160,14 +222,15 @@ impl Panel {
             svg.text([x, bottom + 13.0], Anchor::Middle, SMALL, &fill(INK), &label);
         }
         svg.polyline([[left, top], [left, bottom], [right, bottom]], &format!(r#"stroke="{INK}""#));
-        svg.text([(left + right) / 2.0, bottom + 31.0], Anchor::Middle, LABEL, &fill(INK), "optimizer step");
+        svg.text([(left + right) / 2.0, bottom + 31.0], Anchor::Middle, LABEL, &fill(INK), self.across);
         svg.text([x + 4.0, (top + bottom) / 2.0], Anchor::Upwards, LABEL, &fill(INK), &self.name);
 
         let path = |line: &Line, value: fn(&Point) -> f64| -> Vec<[f64; 2]> {
-            line.points.iter().map(|point| [across.at(point.step), up.at(value(point))]).collect()
+            let points = line.points.iter().filter(|point| self.has_place(point));
+            points.map(|point| [across.at(point.across), up.at(value(point))]).collect()
         };
         for (variant, line) in self.lines.iter().enumerate() {
-            if line.points.iter().any(|point| point.low < point.high) {
+            if line.points.iter().any(|point| point.low < point.high && self.has_place(point)) {
                 let mut outline = path(line, |point| point.high);
                 outline.extend(path(line, |point| point.low).into_iter().rev());
                 let style = format!(r#"{} fill-opacity="0.14""#, fill(colour(variant)));
@@ -221,21 +284,40 @@ struct Axis {
     /// Pixels of `low` and `high`.
     from: f64,
     to: f64,
+    logarithmic: bool,
 }
 
 impl Axis {
     /// With a little air around the values, save below zero where they begin there.
     fn around(low: f64, high: f64, from: f64, to: f64) -> Self {
         let air = if low < high { 0.04 * (high - low) } else { 0.1 * low.abs().max(1.0) };
-        Self { low: if low == 0.0 { 0.0 } else { low - air }, high: high + air, from, to }
+        let low = if low == 0.0 { 0.0 } else { low - air };
+        Self { low, high: high + air, from, to, logarithmic: false }
+    }
+
+    /// From a power of ten to another, `low` being above 0.
+    fn logarithmic(low: f64, high: f64, from: f64, to: f64) -> Self {
+        let [first, last] = [low.log10().floor(), high.log10().ceil()];
+        let last = if first < last { last } else { first + 1.0 };
+        Self { low: 10.0_f64.powf(first), high: 10.0_f64.powf(last), from, to, logarithmic: true }
     }
 
     fn at(&self, value: f64) -> f64 {
-        self.from + (self.to - self.from) * (value - self.low) / (self.high - self.low)
+        let scale = |value: f64| if self.logarithmic { value.log10() } else { value };
+        let [low, high] = [self.low, self.high].map(scale);
+        self.from + (self.to - self.from) * (scale(value) - low) / (high - low)
     }
 
     /// About `count` round values with their labels.
     fn ticks(&self, count: usize) -> Vec<(f64, String)> {
+        if self.logarithmic {
+            let [first, last] = [self.low, self.high].map(|value| value.log10().round() as i32);
+            let every = ((last - first) as usize).div_ceil(count);
+            return (first..=last)
+                .step_by(every)
+                .map(|power| (10.0_f64.powi(power), power_of_ten(power)))
+                .collect();
+        }
         let raw = (self.high - self.low) / count as f64;
         let power = 10.0_f64.powf(raw.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].map(|digit| digit * power).into_iter().find(|&step| step >= raw);
@@ -248,6 +330,23 @@ impl Axis {
     }
 }
 
+/// Small powers in full, others with the exponent raised.
+fn power_of_ten(power: i32) -> String {
+    match power {
+        -2..=2 => format!("{}", 10.0_f64.powi(power)),
+        _ => {
+            let raised = |c: char| match c {
+                '-' => '⁻',
+                '1' => '¹',
+                '2' => '²',
+                '3' => '³',
+                digit => char::from_u32('⁰' as u32 + digit as u32 - '0' as u32).expect("a raised digit"),
+            };
+            format!("10{}", power.to_string().chars().map(raised).collect::<String>())
+        }
+    }
+}
+
 fn fill(colour: &str) -> String {
     format!(r#"fill="{colour}""#)
 }
@@ -257,7 +356,7 @@ mod tests {
     use super::*;
 
     fn labels(low: f64, high: f64) -> Vec<String> {
-        let axis = Axis { low, high, from: 0.0, to: 1.0 };
+        let axis = Axis { low, high, from: 0.0, to: 1.0, logarithmic: false };
         axis.ticks(5).into_iter().map(|(_, label)| label).collect()
     }
 
@@ -270,8 +369,18 @@ mod tests {
     }
 
     #[test]
+    fn ticks_of_a_logarithmic_axis_are_powers_of_ten() {
+        let labels = |low, high| -> Vec<String> {
+            Axis::logarithmic(low, high, 0.0, 1.0).ticks(6).into_iter().map(|(_, label)| label).collect()
+        };
+        assert_eq!(labels(0.003, 0.9), ["10⁻³", "0.01", "0.1", "1"]);
+        assert_eq!(labels(2e-12, 0.5), ["10⁻¹²", "10⁻¹⁰", "10⁻⁸", "10⁻⁶", "10⁻⁴", "0.01", "1"]);
+        assert_eq!(labels(1.0, 1.0), ["1", "10"]);
+    }
+
+    #[test]
     fn lines_that_coincide_take_turns() {
-        let line = |mean| Line { points: vec![Point { step: 1.0, mean, low: mean, high: mean }] };
+        let line = |mean| Line { points: vec![Point { across: 1.0, mean, low: mean, high: mean }] };
         let lines = [line(1.0), line(2.0), line(1.0)];
         let black = r##"stroke="#000000" stroke-dasharray="9 9" stroke-dashoffset="18""##;
         let orange = r##"stroke="#D55E00" stroke-dasharray="9 9" stroke-dashoffset="9""##;

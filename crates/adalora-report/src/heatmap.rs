@@ -56,13 +56,14 @@ pub(crate) fn draw(experiment: &Experiment) -> Result<String, ReportError> {
         svg.text([MARGIN, y + 8.0], Anchor::Start, TITLE, &fill(INK), text);
         return Ok(svg.finish(text_width(text, TITLE) + 2.0 * MARGIN, y + 16.0 + MARGIN, "Final ranks"));
     }
-    let key = draw_key(&mut svg, [MARGIN, y + 10.0], largest);
+    let text = "final rank: mean over the finished seeds, ± standard deviation";
+    let key = draw_key(&mut svg, [MARGIN, y + 10.0], largest, text);
     let title = format!("Final ranks of {}", experiment.name);
     Ok(svg.finish(width.max(key) + MARGIN, y + 42.0 + MARGIN, &title))
 }
 
 /// The colour scale; returns where it ends on the right.
-fn draw_key(svg: &mut Svg, [x, y]: [f64; 2], largest: f64) -> f64 {
+pub(crate) fn draw_key(svg: &mut Svg, [x, y]: [f64; 2], largest: f64, text: &str) -> f64 {
     const STEPS: usize = 60;
     const LENGTH: f64 = 180.0;
     for step in 0..STEPS {
@@ -74,7 +75,6 @@ fn draw_key(svg: &mut Svg, [x, y]: [f64; 2], largest: f64) -> f64 {
     svg.rect([x, y, LENGTH, 12.0], r##"fill="none" stroke="#999" stroke-width="0.6""##);
     svg.text([x, y + 22.0], Anchor::Start, 10.0, &fill(INK), "0");
     svg.text([x + LENGTH, y + 22.0], Anchor::End, 10.0, &fill(INK), &format!("{largest}"));
-    let text = "final rank: mean over the finished seeds, ± standard deviation";
     svg.text([x + LENGTH + 12.0, y + 6.0], Anchor::Start, LABEL, &fill(INK), text);
     x + LENGTH + 12.0 + text_width(text, LABEL)
 }
@@ -194,16 +194,16 @@ impl Cell {
 }
 
 /// Where an adapter sits, read from its path.
-struct Place<'a> {
+pub(crate) struct Place<'a> {
     /// The first component that is a number.
-    layer: Option<usize>,
+    pub(crate) layer: Option<usize>,
     /// The other components, without the one that introduces the number (`layer`, `layers`, `h`) and without a
     /// closing `dense`: neither tells two matrices apart.
-    kind: Vec<&'a str>,
+    pub(crate) kind: Vec<&'a str>,
 }
 
 impl<'a> Place<'a> {
-    fn of(path: &'a str) -> Self {
+    pub(crate) fn of(path: &'a str) -> Self {
         let mut kind: Vec<_> = path.split('.').collect();
         let number = kind.iter().position(|part| part.parse::<usize>().is_ok());
         let layer = number.and_then(|at| kind[at].parse().ok());
@@ -219,7 +219,7 @@ impl<'a> Place<'a> {
 
 /// For each kind its shortest ending that no other kind shares, or all of it: `query`, `attention output`, `output`
 /// for `encoder.attention.self.query`, `encoder.attention.output`, `encoder.output`.
-fn short_names(kinds: &[&[&str]]) -> Vec<String> {
+pub(crate) fn short_names(kinds: &[&[&str]]) -> Vec<String> {
     let shared = kinds.iter().map(|kind| kind.len()).min().unwrap_or(0).saturating_sub(1);
     let common = (0..shared).take_while(|&at| kinds.iter().all(|kind| kind[at] == kinds[0][at])).count();
     let kinds: Vec<_> = kinds.iter().map(|kind| &kind[common..]).collect();
@@ -233,7 +233,7 @@ fn short_names(kinds: &[&[&str]]) -> Vec<String> {
 }
 
 /// Colour at a share of the scale from 0 to 1.
-fn colour(share: f64) -> [u8; 3] {
+pub(crate) fn colour(share: f64) -> [u8; 3] {
     let at = share.clamp(0.0, 1.0) * (SCALE.len() - 1) as f64;
     let lower = (at as usize).min(SCALE.len() - 2);
     let mix =
@@ -241,7 +241,7 @@ fn colour(share: f64) -> [u8; 3] {
     std::array::from_fn(|channel| mix(SCALE[lower][channel], SCALE[lower + 1][channel]))
 }
 
-fn hex([red, green, blue]: [u8; 3]) -> String {
+pub(crate) fn hex([red, green, blue]: [u8; 3]) -> String {
     format!("#{red:02x}{green:02x}{blue:02x}")
 }
 

@@ -3,6 +3,7 @@
 use crate::record::Experiment;
 use crate::results::Results;
 use crate::settings;
+use crate::study::{Study, Tables};
 use crate::svg::escape;
 use crate::table::{ABSENT, Alignment, Table, duration, score, whole};
 
@@ -25,7 +26,7 @@ svg { max-width: 100%; height: auto; display: block; }
 ";
 
 /// The page, from the pictures and tables made for the other files.
-pub(crate) fn page(experiment: &Experiment, results: &Results, ranks: &str, curves: &str) -> String {
+pub(crate) fn page(experiment: &Experiment, results: &Results, pictures: &[(&str, Option<&str>)]) -> String {
     let name = escape(&experiment.name);
     let task = escape(results.task());
     let mut body = format!("<h1>{name}</h1>\n<p class=\"task\">Dev scores on {task}</p>\n");
@@ -37,12 +38,45 @@ pub(crate) fn page(experiment: &Experiment, results: &Results, ranks: &str, curv
     }
     body.push_str(&section("Scores", &(results.scores.html() + &list("", &results.scores_notes))));
     body.push_str(&section("Size and cost", &(results.costs.html() + &list("", &results.costs_notes))));
-    body.push_str(&section("Curves", curves));
-    body.push_str(&section("Where the ranks went", ranks));
+    if let Some((table, notes)) = &results.tuning {
+        body.push_str(&section("Tuning", &(table.html() + &list("", notes))));
+    }
+    for (title, picture) in pictures.iter().filter_map(|(title, picture)| Some((title, (*picture)?))) {
+        body.push_str(&section(title, picture));
+    }
     if let Some(differences) = settings::differences(experiment) {
         body.push_str(&section("Settings that differ", &differences.html()));
     }
     body.push_str(&section("Runs", &runs(experiment, results.headline()).html()));
+    document(&name, &body)
+}
+
+/// The page over all cells.
+pub(crate) fn study_page(study: &Study, tables: &Tables, ladder: Option<&str>) -> String {
+    let name = escape(&study.name);
+    let mut body = format!("<h1>{name}</h1>\n");
+    if let Some(description) = study.description.as_deref() {
+        body.push_str(&format!("<p>{}</p>\n", escape(description)));
+    }
+    if !tables.failures.is_empty() {
+        body.push_str(&section("Failed runs", &list(" class=\"failed\"", &tables.failures)));
+    }
+    body.push_str(&section("Scores", &(tables.scores.html() + &list("", &tables.scores_notes))));
+    for (title, table) in [("Differences", &tables.differences), ("Tuning", &tables.tuning)] {
+        if let Some((table, notes)) = table {
+            body.push_str(&section(title, &(table.html() + &list("", notes))));
+        }
+    }
+    if let Some(ladder) = ladder {
+        body.push_str(&section("Score against size", ladder));
+    }
+    let cells = study.groups.iter().flat_map(|group| &group.cells);
+    let pages: Vec<_> = cells.map(|cell| format!("{}/report/report.html", cell.name)).collect();
+    body.push_str(&section("Cell by cell", &list("", &pages)));
+    document(&name, &body)
+}
+
+fn document(name: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{name}</title>\n\

@@ -7,56 +7,117 @@
 //! Only finished runs are averaged. The others are counted, and those that failed are listed with their reason.
 
 mod curves;
+mod glue;
+mod grid;
 mod heatmap;
 mod html;
+mod ladder;
 mod record;
 mod results;
 mod runs;
 mod settings;
+mod significance;
 mod statistics;
+mod study;
 mod svg;
 mod table;
 mod tensorboard;
+mod trajectory;
+mod tuning;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use grid::{Choice, GRID_FILE, Grid, GridCell, TUNING_FILE, Tried, Tuned, Tuning};
 pub use record::{
     DevRecord, EXPERIMENT_FILE, Experiment, LogRecord, METRICS_FILE, Parameters, Planted, RANKS_FILE,
-    RESULT_FILE, RankRow, Ranks, Run, RunResult, SETTINGS_FILE, STATUS_FILE, Status, StepScores, TrainRecord,
-    Triplets, VARIANTS_FILE, Variant, write_file,
+    RESULT_FILE, RankRow, Ranks, Residuals, Run, RunResult, SETTINGS_FILE, STATUS_FILE, Shares, Status,
+    StepScores, TrainRecord, Triplets, VARIANTS_FILE, Variant, WarmStart, write_file,
 };
 pub use runs::runs_csv;
 pub use statistics::RunCounts;
 pub use tensorboard::{EVENTS_FILE, EventFile};
 
-/// Writes `report/table.{md,csv,tex}`, `ranks.svg`, `curves.svg` and `report.html` into the folder of an experiment,
-/// and returns the Markdown, which reads well in a terminal too.
+/// Writes `report/table.{md,csv,tex}`, pictures and `report.html` into the folder of an experiment,
+/// and returns the Markdown, which reads well in a terminal too. With `[sweep]` each cell gets these, and the experiment
+/// the tables over all cells.
 ///
 /// # Errors
 ///
 /// No run has finished, or a record cannot be read: then nothing is written.
 pub fn write(experiment_dir: &Path) -> Result<String, ReportError> {
+    match Grid::read(experiment_dir)?.filter(|grid| grid.cells.iter().all(|cell| !cell.points.is_empty())) {
+        Some(grid) => write_study(experiment_dir, &grid),
+        None => write_cell(experiment_dir),
+    }
+}
+
+fn write_study(dir: &Path, grid: &Grid) -> Result<String, ReportError> {
+    let study = study::Study::read(dir, grid)?;
+    let tables = study::Tables::of(&study)?;
+    for cell in study.groups.iter().flat_map(|group| &group.cells) {
+        if cell.headline().is_some() {
+            write_cell(&dir.join(&cell.name))?;
+        }
+    }
+    let ladder = ladder::draw(&study)?;
+    let page = html::study_page(&study, &tables, ladder.as_deref());
+    let markdown = tables.markdown(&study);
+    let (latex, ladder) = (tables.latex(&study), ladder.as_deref().map(|ladder| ("ladder.svg", ladder)));
+    let files = [
+        ("table.md", &*markdown),
+        ("table.csv", tables.csv()),
+        ("table.tex", &latex),
+        ("report.html", &page),
+    ];
+    write_all(dir, files.into_iter().chain(ladder))?;
+    Ok(markdown)
+}
+
+fn write_cell(experiment_dir: &Path) -> Result<String, ReportError> {
     let experiment = Experiment::read(experiment_dir)?;
-    let results = results::Results::of(&experiment)?;
+    let results = results::Results::of(&experiment, Choice::read(experiment_dir)?.as_ref())?;
     let ranks = heatmap::draw(&experiment)?;
     let curves = curves::draw(&experiment, results.headline());
-    let page = html::page(&experiment, &results, &ranks, &curves);
+    let factors = curves::draw_factors(&experiment);
+    let trajectory = trajectory::draw(&experiment)?;
+    let page = html::page(
+        &experiment,
+        &results,
+        &[
+            ("Curves", Some(&*curves)),
+            ("Where the ranks went", Some(&*ranks)),
+            ("Ranks over the steps", trajectory.as_deref()),
+            ("P, Q and importance over the steps", factors.as_deref()),
+        ],
+    );
     let markdown = results.markdown();
 
+    let (csv, latex) = (results.csv(), results.latex());
+    let files = [
+        ("table.md", Some(&*markdown)),
+        ("table.csv", Some(&*csv)),
+        ("table.tex", Some(&*latex)),
+        ("ranks.svg", Some(&*ranks)),
+        ("curves.svg", Some(&*curves)),
+        ("trajectory.svg", trajectory.as_deref()),
+        ("factors.svg", factors.as_deref()),
+        ("report.html", Some(&*page)),
+    ];
+    write_all(experiment_dir, files.into_iter().filter_map(|(name, contents)| Some((name, contents?))))?;
+    Ok(markdown)
+}
+
+fn write_all<'a>(
+    experiment_dir: &Path,
+    files: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<(), ReportError> {
     let dir = experiment_dir.join("report");
     fs::create_dir_all(&dir).map_err(|source| ReportError::Io { path: dir.clone(), source })?;
-    for (name, contents) in [
-        ("table.md", &markdown),
-        ("table.csv", &results.csv()),
-        ("table.tex", &results.latex()),
-        ("ranks.svg", &ranks),
-        ("curves.svg", &curves),
-        ("report.html", &page),
-    ] {
+    for (name, contents) in files {
         write_file(&dir.join(name), contents)?;
     }
-    Ok(markdown)
+    Ok(())
 }
 
 /// Why there is no report.

@@ -59,6 +59,9 @@ pub enum Status {
         step: usize,
         /// The error in one line.
         reason: String,
+        /// Whether the loss ceased to be finite.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        diverged: bool,
     },
     /// Stopped by the user or the queue. The next run goes on from its last checkpoint.
     Interrupted {
@@ -110,19 +113,47 @@ pub struct TrainRecord {
     /// The orthogonality regularizer before its weight, at this step; absent without one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub orthogonality: Option<f64>,
+    /// How far the factors of each adapter are from orthonormal, in the order of `ranks.csv`; absent for LoRA.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub residuals: Option<Residuals>,
+    /// What decides importance; absent without allocation, for a metric that does not tell, and from the last allocation
+    /// on.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub shares: Option<Shares>,
     /// Learning rate of this step.
     pub lr: f64,
     /// Euclidean norm over all trainable gradients, before clipping.
     #[serde(deserialize_with = "nan_if_null")]
     pub grad_norm: f64,
-    /// Triplets that the schedule allows over all adapters; absent without allocation.
+    /// Triplets that the schedule allows over all adapters, or parameters where it counts these; absent without
+    /// allocation.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub budget: Option<usize>,
-    /// Triplets that are live over all adapters; absent without allocation.
+    /// What is live over all adapters, counted as the budget is; absent without allocation.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub live: Option<usize>,
     /// Wall time since the start of training, in seconds. Differs between two runs of one seed.
     pub seconds: f64,
+}
+
+/// Squared Frobenius norms over the triplets that are in memory, masked ones among them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Residuals {
+    /// `||PᵀP - I||²`
+    pub p: Vec<f32>,
+    /// `||Q Qᵀ - I||²`
+    pub q: Vec<f32>,
+}
+
+/// Parts of a triplet's importance, each from 0 to 1: mean over all triplets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shares {
+    /// Of lambda.
+    pub lambda: f32,
+    /// Of the mean over its column of P.
+    pub p: f32,
+    /// Of the mean over its row of Q.
+    pub q: f32,
 }
 
 /// An evaluation on the dev split.
@@ -182,6 +213,9 @@ pub struct RunResult {
     /// Triplets over all adapters; absent without allocation.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub triplets: Option<Triplets>,
+    /// The run whose adapter this one started from; absent where it started from nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub warm_start: Option<WarmStart>,
     /// Wall time of the run, in seconds.
     pub wall_seconds: f64,
     /// Largest resident memory of the process, in bytes.
@@ -189,6 +223,17 @@ pub struct RunResult {
     /// How well the ranks found the planted layers; only for a synthetic teacher.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub planted: Option<Planted>,
+}
+
+/// Which adapter a run started from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmStart {
+    /// Folder of the run that trained it.
+    pub run: String,
+    /// Identity of that run, the SHA-256 of its settings.
+    pub identity: String,
+    /// SHA-256 of its tensors.
+    pub sha256: String,
 }
 
 /// Dev scores at one step.
@@ -210,6 +255,9 @@ pub struct Parameters {
     pub adapter_final: usize,
     /// Outside the adapters: head, pooler.
     pub head: usize,
+    /// That the schedule allows in the adapters at the end; absent unless the budget counts parameters.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub adapter_budget: Option<usize>,
 }
 
 /// Numbers of triplets over all adapters.
@@ -217,8 +265,9 @@ pub struct Parameters {
 pub struct Triplets {
     /// At the start.
     pub initial: usize,
-    /// That the schedule allows at the end.
-    pub budget: usize,
+    /// That the schedule allows at the end; absent where the budget counts parameters.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub budget: Option<usize>,
     /// That live at the end.
     pub live: usize,
 }
@@ -323,7 +372,12 @@ impl Variant {
 }
 
 impl Run {
-    fn read(dir: &Path, seed: u64) -> Result<Self, ReportError> {
+    /// Reads a run's folder, which need not exist.
+    ///
+    /// # Errors
+    ///
+    /// A record that is malformed, or a finished run without a result.
+    pub fn read(dir: &Path, seed: u64) -> Result<Self, ReportError> {
         // The status first: a run that finishes meanwhile is then read as running, not as finished without result.
         let status = read_json(&dir.join(STATUS_FILE))?.unwrap_or(Status::Running { step: 0 });
         let result = match &status {
@@ -393,6 +447,17 @@ fn read_log(path: &Path) -> Result<Vec<LogRecord>, ReportError> {
     let text = read_text(path)?.unwrap_or_default();
     let parse = |(i, line)| serde_json::from_str(line).map_err(|error| malformed_json(path, i + 1, &error));
     whole_lines(&text).lines().enumerate().map(parse).collect()
+}
+
+impl Ranks {
+    /// Reads a `ranks.csv`.
+    ///
+    /// # Errors
+    ///
+    /// A file that is malformed; where there is none, `None`.
+    pub fn read(path: &Path) -> Result<Option<Self>, ReportError> {
+        read_ranks(path)
+    }
 }
 
 fn read_ranks(path: &Path) -> Result<Option<Ranks>, ReportError> {

@@ -1,15 +1,15 @@
 //! The tables of an experiment: scores, sizes and costs, and what must be said under them.
 
 use crate::ReportError;
+use crate::grid::Choice;
 use crate::record::{Experiment, Status};
-use crate::statistics::{ExperimentSummary, Summary, VariantSummary, smallest_sign_flip_p};
+use crate::significance::{SIGNIFICANT, fewest_pairs, smallest_sign_flip_p};
+use crate::statistics::{Difference, ExperimentSummary, Summary, VariantSummary};
 use crate::table::{
     ABSENT, Alignment, Table, difference, duration, escape_latex, escape_markdown, mean_of_whole, memory,
     score, whole,
 };
-
-/// Two-sided p below which a sign-flip test is commonly called significant.
-const SIGNIFICANT: f64 = 0.05;
+use crate::tuning;
 
 /// What can be drawn up from the finished runs of an experiment.
 pub(crate) struct Results<'a> {
@@ -18,18 +18,21 @@ pub(crate) struct Results<'a> {
     pub(crate) scores_notes: Vec<String>,
     pub(crate) costs: Table,
     pub(crate) costs_notes: Vec<String>,
+    /// What was tried and chosen, with `[tuning]`.
+    pub(crate) tuning: Option<(Table, Vec<String>)>,
     /// One line for each run that failed.
     pub(crate) failures: Vec<String>,
 }
 
 impl<'a> Results<'a> {
-    pub(crate) fn of(experiment: &'a Experiment) -> Result<Self, ReportError> {
+    pub(crate) fn of(experiment: &'a Experiment, choice: Option<&Choice>) -> Result<Self, ReportError> {
         let summary = ExperimentSummary::of(experiment)?;
         Ok(Self {
             scores: scores(&summary),
             scores_notes: scores_notes(&summary),
             costs: costs(&summary),
             costs_notes: costs_notes(&summary),
+            tuning: choice.map(tuned),
             failures: failures(experiment),
             summary,
         })
@@ -57,6 +60,9 @@ impl<'a> Results<'a> {
             self.costs.markdown(),
             bullets(&self.costs_notes),
         );
+        if let Some((table, notes)) = &self.tuning {
+            text.push_str(&format!("\n{}\n{}", table.markdown(), bullets(notes)));
+        }
         if !self.failures.is_empty() {
             text.push_str("\nFailed runs:\n\n");
             text.push_str(&bullets(&self.failures));
@@ -78,10 +84,12 @@ impl<'a> Results<'a> {
                 table.latex()
             )
         };
+        let tuning = self.tuning.as_ref().map(|(table, notes)| float("tuning", table, notes));
         format!(
-            "% Needs \\usepackage{{booktabs}}.\n{}{}",
+            "% Needs \\usepackage{{booktabs}}.\n{}{}{}",
             float("dev scores", &self.scores, &self.scores_notes),
-            float("costs", &self.costs, &self.costs_notes)
+            float("costs", &self.costs, &self.costs_notes),
+            tuning.unwrap_or_default()
         )
     }
 
@@ -93,23 +101,27 @@ impl<'a> Results<'a> {
             row.put("variant", Some(variant.name));
             row.put("finished", Some(variant.runs.finished));
             row.put("failed", Some(variant.runs.failed));
+            row.put("diverged", Some(variant.runs.diverged));
             row.put("running", Some(variant.runs.running));
             row.put("interrupted", Some(variant.runs.interrupted));
             for (evaluation, &last) in self.summary.evaluations.iter().zip(&variant.last) {
                 row.put_summary(&format!("{evaluation}_last"), last);
             }
             let column = format!("{}_difference", self.headline());
-            let bounds = variant.difference.and_then(|of| Some((of.mean, of.half_width()?)));
-            row.put_summary(&column, variant.difference);
+            let of = variant.difference.map(|difference| difference.of);
+            let bounds = of.and_then(|of| Some((of.mean, of.half_width()?)));
+            row.put_summary(&column, of);
             row.put(&format!("{column}_low"), bounds.map(|(mean, half)| mean - half));
             row.put(&format!("{column}_high"), bounds.map(|(mean, half)| mean + half));
-            row.put(&format!("{column}_pairs"), variant.difference.map(|of| of.n));
+            row.put(&format!("{column}_pairs"), of.map(|of| of.n));
+            row.put(&format!("{column}_p"), variant.difference.and_then(|difference| difference.p));
             row.put_summary(&format!("{}_best", self.headline()), variant.best);
             row.put_summary("triplets_initial", variant.triplets_initial);
             row.put_summary("triplets_budget", variant.triplets_budget);
             row.put_summary("triplets_live", variant.triplets_live);
             row.put_summary("adapter_parameters_peak", variant.adapter_peak);
             row.put_summary("adapter_parameters_final", variant.adapter_final);
+            row.put_summary("adapter_parameters_budget", variant.adapter_budget);
             row.put_summary("head_parameters", variant.head);
             row.put_summary("planted_recovered", variant.recovered);
             row.put_summary("planted_triplets", variant.planted);
@@ -117,30 +129,35 @@ impl<'a> Results<'a> {
             row.put("peak_rss_bytes_max", variant.peak_rss_bytes);
             lines.push(row);
         }
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        let in_memory = "a CSV writer into memory does not fail";
-        writer.write_record(&lines[0].columns).expect(in_memory);
-        for line in &lines {
-            writer.write_record(&line.values).expect(in_memory);
-        }
-        String::from_utf8(writer.into_inner().expect(in_memory)).expect("it was given text")
+        CsvRow::file(&lines)
     }
 }
 
 /// Filled alike for every variant, so that all rows have the columns of the first.
 #[derive(Default)]
-struct CsvRow {
+pub(crate) struct CsvRow {
     columns: Vec<String>,
     values: Vec<String>,
 }
 
 impl CsvRow {
-    fn put(&mut self, column: &str, value: Option<impl ToString>) {
+    /// The rows below the names of their columns; there is one at least.
+    pub(crate) fn file(rows: &[Self]) -> String {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        let in_memory = "a CSV writer into memory does not fail";
+        writer.write_record(&rows[0].columns).expect(in_memory);
+        for row in rows {
+            writer.write_record(&row.values).expect(in_memory);
+        }
+        String::from_utf8(writer.into_inner().expect(in_memory)).expect("it was given text")
+    }
+
+    pub(crate) fn put(&mut self, column: &str, value: Option<impl ToString>) {
         self.columns.push(column.to_owned());
         self.values.push(value.map_or_else(String::new, |value| value.to_string()));
     }
 
-    fn put_summary(&mut self, column: &str, of: Option<Summary>) {
+    pub(crate) fn put_summary(&mut self, column: &str, of: Option<Summary>) {
         self.put(&format!("{column}_mean"), of.map(|of| of.mean));
         self.put(&format!("{column}_sd"), of.and_then(|of| of.sd));
     }
@@ -154,7 +171,14 @@ fn cells(
     summary.variants.iter().map(move |variant| cell(variant).unwrap_or_else(|| ABSENT.to_owned()))
 }
 
-fn mean_and_deviation(of: &Summary) -> String {
+/// The mean difference and its interval, if it has one.
+pub(crate) fn with_interval(Difference { of, .. }: &Difference) -> String {
+    let bounds = of.half_width().map(|half| [of.mean - half, of.mean + half].map(difference).join(", "));
+    let mean = difference(of.mean);
+    bounds.map_or(mean.clone(), |bounds| format!("{mean} [{bounds}]"))
+}
+
+pub(crate) fn mean_and_deviation(of: &Summary) -> String {
     match of.sd {
         Some(sd) => format!("{} ± {}", score(of.mean), score(sd)),
         None => score(of.mean),
@@ -167,7 +191,7 @@ fn unfinished(variant: &VariantSummary) -> usize {
 
 /// Pairs of a variant where they are fewer than its finished seeds.
 fn has_lone_seeds(variant: &VariantSummary) -> bool {
-    variant.difference.is_some_and(|of| of.n < variant.runs.finished)
+    variant.difference.is_some_and(|difference| difference.of.n < variant.runs.finished)
 }
 
 /// A column that would say the same of every variant is left out; [`scores_notes`] then says it once.
@@ -181,22 +205,20 @@ fn scores(summary: &ExperimentSummary) -> Table {
     if any(|variant| variant.runs.failed > 0) {
         table.column("failed", Right, cells(summary, |variant| Some(variant.runs.failed.to_string())));
     }
+    if any(|variant| variant.runs.diverged > 0) {
+        table.column("diverged", Right, cells(summary, |variant| Some(variant.runs.diverged.to_string())));
+    }
     if any(|variant| unfinished(variant) > 0) {
         table.column("unfinished", Right, cells(summary, |variant| Some(unfinished(variant).to_string())));
     }
     let last = |at: usize| cells(summary, move |variant| variant.last[at].as_ref().map(mean_and_deviation));
     table.column(format!("{headline}, last step"), Right, last(0));
-    let paired = cells(summary, |variant| {
-        let of = variant.difference?;
-        let bounds = of.half_width().map(|half| [of.mean - half, of.mean + half].map(difference).join(", "));
-        let mean = difference(of.mean);
-        Some(bounds.map_or(mean.clone(), |bounds| format!("{mean} [{bounds}]")))
-    });
+    let paired = cells(summary, |variant| Some(with_interval(&variant.difference?)));
     if summary.variants.len() > 1 {
         table.column(format!("Δ to {} [95 %]", summary.control()), Right, paired);
     }
     if any(has_lone_seeds) {
-        table.column("pairs", Right, cells(summary, |variant| Some(variant.difference?.n.to_string())));
+        table.column("pairs", Right, cells(summary, |variant| Some(variant.difference?.of.n.to_string())));
     }
     let best = cells(summary, |variant| variant.best.as_ref().map(mean_and_deviation));
     table.column(format!("{headline}, best step"), Right, best);
@@ -212,12 +234,16 @@ fn scores_notes(summary: &ExperimentSummary) -> Vec<String> {
     let mut notes =
         vec!["Mean ± sample standard deviation over n finished seeds; a single seed has none.".to_owned()];
     let (failed, open) = (sum(|variant| variant.runs.failed), sum(unfinished));
+    let diverged = match sum(|variant| variant.runs.diverged) {
+        0 => String::new(),
+        diverged => format!(" ({diverged} diverged)"),
+    };
     notes.push(match (failed, open) {
         (0, 0) => "All runs have finished.".to_owned(),
-        (failed, open) => format!("Runs in no mean: {failed} failed, {open} unfinished."),
+        (failed, open) => format!("Runs in no mean: {failed} failed{diverged}, {open} unfinished."),
     });
 
-    let paired: Vec<_> = variants.iter().filter_map(|variant| variant.difference.map(|of| of.n)).collect();
+    let paired: Vec<_> = variants.iter().filter_map(|variant| Some(variant.difference?.of.n)).collect();
     if let Some(&fewest) = paired.iter().min() {
         let several = if paired.len() > 1 { ", not adjusted for several comparisons" } else { "" };
         notes.push(format!(
@@ -229,8 +255,7 @@ fn scores_notes(summary: &ExperimentSummary) -> Vec<String> {
         }
         let p = smallest_sign_flip_p(fewest);
         if p > SIGNIFICANT {
-            let enough =
-                (1..).find(|&n| smallest_sign_flip_p(n) <= SIGNIFICANT).expect("p halves with each pair");
+            let enough = fewest_pairs(1);
             notes.push(format!(
                 "Too few seeds for certainty: an exact sign-flip test with n pairs cannot go below p = 2/2ⁿ, here \
                  {p} (n = {fewest}); fewer than {enough} pairs cannot reach {SIGNIFICANT} two-sided."
@@ -260,8 +285,9 @@ fn costs(summary: &ExperimentSummary) -> Table {
         let initial = cells(summary, |variant| Some(mean_of_whole(variant.triplets_initial?.mean)));
         table.column("triplets at first", Right, initial);
         let end = cells(summary, |variant| {
-            let [live, budget] = [variant.triplets_live?, variant.triplets_budget?];
-            Some(format!("{} / {}", mean_of_whole(live.mean), mean_of_whole(budget.mean)))
+            let budget =
+                variant.triplets_budget.map_or(ABSENT.to_owned(), |budget| mean_of_whole(budget.mean));
+            Some(format!("{} / {budget}", mean_of_whole(variant.triplets_live?.mean)))
         });
         table.column("live / budget", Right, end);
     }
@@ -277,6 +303,9 @@ fn costs(summary: &ExperimentSummary) -> Table {
         |of: fn(&VariantSummary) -> Option<Summary>| cells(summary, move |it| Some(whole(of(it)?.mean)));
     table.column("adapter, peak", Right, count(|variant| variant.adapter_peak));
     table.column("adapter, final", Right, count(|variant| variant.adapter_final));
+    if summary.variants.iter().any(|variant| variant.adapter_budget.is_some()) {
+        table.column("adapter, budget", Right, count(|variant| variant.adapter_budget));
+    }
     table.column("head", Right, count(|variant| variant.head));
     table.column("time", Right, cells(summary, |variant| Some(duration(variant.wall_seconds?.mean))));
     table.column("memory", Right, cells(summary, |variant| Some(memory(variant.peak_rss_bytes?))));
@@ -296,11 +325,18 @@ fn costs_notes(summary: &ExperimentSummary) -> Vec<String> {
     notes
 }
 
+fn tuned(choice: &Choice) -> (Table, Vec<String>) {
+    let rows = choice.variants.iter();
+    let rows: Vec<_> =
+        rows.map(|tuned| tuning::Row { label: tuned.variant.clone(), on: None, tuned }).collect();
+    tuning::table(choice, &rows)
+}
+
 fn failures(experiment: &Experiment) -> Vec<String> {
     let runs =
         experiment.variants.iter().flat_map(|variant| variant.runs.iter().map(move |run| (variant, run)));
     runs.filter_map(|(variant, run)| match &run.status {
-        Status::Failed { step, reason } => {
+        Status::Failed { step, reason, .. } => {
             Some(format!("{}, seed {}, after {step} steps: {reason}", variant.name, run.seed))
         }
         _ => None,

@@ -77,7 +77,7 @@ const SIZES: [Size; 8] = [
     ("adapter_parameters_final", |result| Some(result.parameters.adapter_final as f64)),
     ("head_parameters", |result| Some(result.parameters.head as f64)),
     ("triplets_initial", |result| Some(result.triplets.as_ref()?.initial as f64)),
-    ("triplets_budget", |result| Some(result.triplets.as_ref()?.budget as f64)),
+    ("triplets_budget", |result| Some(result.triplets.as_ref()?.budget? as f64)),
     ("triplets_live", |result| Some(result.triplets.as_ref()?.live as f64)),
     ("wall_seconds", |result| Some(result.wall_seconds)),
     ("peak_rss_bytes", |result| Some(result.peak_rss_bytes as f64)),

@@ -6,6 +6,7 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use crate::ReportError;
 use crate::record::{Experiment, RunResult, Status, Variant};
+use crate::significance::sign_flip_p;
 
 /// Mean and deviation over seeds. A value that is not finite makes both NaN rather than being left out.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,15 +37,21 @@ impl Summary {
     }
 }
 
-/// `other - control` over the seeds that both have; `None` where they share none.
-pub(crate) fn paired_difference(control: &BTreeMap<u64, f64>, other: &BTreeMap<u64, f64>) -> Option<Summary> {
-    Summary::of(other.iter().filter_map(|(seed, score)| Some(score - control.get(seed)?)))
+/// A variant's score less the control's, over the seeds that both have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Difference {
+    pub(crate) of: Summary,
+    /// Of the exact sign-flip test.
+    pub(crate) p: Option<f64>,
 }
 
-/// The smallest two-sided p of an exact sign-flip test over `n` pairs: two of the `2^n` sign patterns are as extreme
-/// as the one seen when all differences point the same way.
-pub(crate) fn smallest_sign_flip_p(n: usize) -> f64 {
-    2.0 / 2.0_f64.powi(n as i32)
+impl Difference {
+    /// `None` where they share no seed.
+    pub(crate) fn new(control: &BTreeMap<u64, f64>, other: &BTreeMap<u64, f64>) -> Option<Self> {
+        let pairs = other.iter().filter_map(|(seed, score)| Some(score - control.get(seed)?));
+        let pairs: Vec<_> = pairs.collect();
+        Some(Self { of: Summary::of(pairs.iter().copied())?, p: sign_flip_p(&pairs) })
+    }
 }
 
 /// What the finished runs of one variant say together, and how many others there are.
@@ -57,9 +64,10 @@ pub(crate) struct VariantSummary<'a> {
     /// Headline score at the best step.
     pub(crate) best: Option<Summary>,
     /// Headline score at the last step less the control's; absent for the control.
-    pub(crate) difference: Option<Summary>,
+    pub(crate) difference: Option<Difference>,
     pub(crate) triplets_initial: Option<Summary>,
     pub(crate) triplets_budget: Option<Summary>,
+    pub(crate) adapter_budget: Option<Summary>,
     pub(crate) triplets_live: Option<Summary>,
     pub(crate) adapter_peak: Option<Summary>,
     pub(crate) adapter_final: Option<Summary>,
@@ -78,6 +86,8 @@ pub struct RunCounts {
     pub finished: usize,
     /// Runs that ended by an error.
     pub failed: usize,
+    /// Those of them whose loss ceased to be finite.
+    pub diverged: usize,
     /// Runs still training, or killed.
     pub running: usize,
     /// Runs stopped by the user.
@@ -85,12 +95,25 @@ pub struct RunCounts {
 }
 
 impl RunCounts {
-    fn of<'a>(statuses: impl Iterator<Item = &'a Status>) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            finished: self.finished + other.finished,
+            failed: self.failed + other.failed,
+            diverged: self.diverged + other.diverged,
+            running: self.running + other.running,
+            interrupted: self.interrupted + other.interrupted,
+        }
+    }
+
+    pub(crate) fn of<'a>(statuses: impl Iterator<Item = &'a Status>) -> Self {
         let mut counts = Self::default();
         for status in statuses {
             match status {
                 Status::Finished { .. } => counts.finished += 1,
-                Status::Failed { .. } => counts.failed += 1,
+                Status::Failed { diverged, .. } => {
+                    counts.failed += 1;
+                    counts.diverged += usize::from(*diverged);
+                }
                 Status::Running { .. } => counts.running += 1,
                 Status::Interrupted { .. } => counts.interrupted += 1,
             }
@@ -124,7 +147,7 @@ impl<'a> ExperimentSummary<'a> {
         let headline = evaluations
             .first()
             .ok_or_else(|| ReportError::NoEvaluation { variant: first.variant.clone(), seed: first.seed })?;
-        let control = last_scores(&experiment.variants[0], headline)?;
+        let control = scores_at_last(&experiment.variants[0], headline)?;
         let summarize = |(i, variant)| summarize(variant, evaluations, (i > 0).then_some(&control));
         let variants = experiment.variants.iter().enumerate().map(summarize).collect::<Result<_, _>>()?;
         Ok(Self { name: &experiment.name, task: &first.task, evaluations, variants })
@@ -147,11 +170,11 @@ fn summarize<'a>(
     let headline = &evaluations[0];
     let mut last = Vec::with_capacity(evaluations.len());
     for evaluation in evaluations {
-        last.push(Summary::of(last_scores(variant, evaluation)?.into_values()));
+        last.push(Summary::of(scores_at_last(variant, evaluation)?.into_values()));
     }
     let best = scores(variant, headline, |result| &result.best.scores)?;
     let difference = match control {
-        Some(control) => paired_difference(control, &last_scores(variant, headline)?),
+        Some(control) => Difference::new(control, &scores_at_last(variant, headline)?),
         None => None,
     };
     let over = |value: fn(&RunResult) -> Option<usize>| {
@@ -164,7 +187,8 @@ fn summarize<'a>(
         best: Summary::of(best.into_values()),
         difference,
         triplets_initial: over(|result| Some(result.triplets.as_ref()?.initial)),
-        triplets_budget: over(|result| Some(result.triplets.as_ref()?.budget)),
+        triplets_budget: over(|result| result.triplets.as_ref()?.budget),
+        adapter_budget: over(|result| result.parameters.adapter_budget),
         triplets_live: over(|result| Some(result.triplets.as_ref()?.live)),
         adapter_peak: over(|result| Some(result.parameters.adapter_peak)),
         adapter_final: over(|result| Some(result.parameters.adapter_final)),
@@ -176,7 +200,8 @@ fn summarize<'a>(
     })
 }
 
-fn last_scores(variant: &Variant, evaluation: &str) -> Result<BTreeMap<u64, f64>, ReportError> {
+/// One score of each finished run at its last step, by seed.
+pub(crate) fn scores_at_last(variant: &Variant, evaluation: &str) -> Result<BTreeMap<u64, f64>, ReportError> {
     scores(variant, evaluation, |result| &result.last.scores)
 }
 
@@ -237,7 +262,7 @@ mod tests {
         let a = [0.8012, 0.7954, 0.8121, 0.8033, 0.7991, 0.8102];
         let b = [0.7921, 0.7960, 0.8004, 0.7985, 0.7950, 0.8001];
         let difference =
-            paired_difference(&(0..).zip(b).collect::<BTreeMap<_, _>>(), &(0..).zip(a).collect()).unwrap();
+            Difference::new(&(0..).zip(b).collect::<BTreeMap<_, _>>(), &(0..).zip(a).collect()).unwrap().of;
         assert_eq!(difference.n, 6);
         assert_relative_eq!(difference.mean, 0.0065333333333333354, max_relative = 1e-12);
         assert_relative_eq!(difference.sd.unwrap(), 0.004600289845940891, max_relative = 1e-12);
@@ -247,9 +272,9 @@ mod tests {
     #[test]
     fn only_seeds_that_both_have_are_paired() {
         let control = BTreeMap::from([(1, 0.5), (2, 0.25), (4, 0.0)]);
-        let difference = paired_difference(&control, &BTreeMap::from([(2, 0.75), (3, 0.0), (4, 0.5)]));
-        assert_eq!(difference, Some(Summary { n: 2, mean: 0.5, sd: Some(0.0) }));
-        assert_eq!(paired_difference(&control, &BTreeMap::from([(7, 0.5)])), None);
+        let difference = Difference::new(&control, &BTreeMap::from([(2, 0.75), (3, 0.0), (4, 0.5)]));
+        assert_eq!(difference.unwrap().of, Summary { n: 2, mean: 0.5, sd: Some(0.0) });
+        assert_eq!(Difference::new(&control, &BTreeMap::from([(7, 0.5)])), None);
     }
 
     #[test]
@@ -266,11 +291,5 @@ mod tests {
         assert!(
             summary.mean.is_nan() && summary.sd.unwrap().is_nan() && summary.half_width().unwrap().is_nan()
         );
-    }
-
-    #[test]
-    fn six_pairs_are_needed_for_five_percent() {
-        /* Python: [2 / 2 ** n for n in (3, 5, 6)] */
-        assert_eq!([3, 5, 6].map(smallest_sign_flip_p), [0.25, 0.0625, 0.03125]);
     }
 }

@@ -1,7 +1,7 @@
 //! TensorBoard event files, derived from the records of a run.
 //!
 //! Tags are those of Hugging Face's trainer (`train/loss`, `eval/accuracy`), so that runs of both lie over each other; what
-//! it does not have is called as in `metrics.jsonl`, under `train/`.
+//! it does not have is called as in `metrics.jsonl`, under `train/`. What `metrics.jsonl` has for each adapter stays there.
 //!
 //! The file is a sequence of records as TensorFlow frames them (`tensorflow/core/lib/io/record_writer.h`): length as
 //! u64, its masked CRC-32C, an `Event` (`tensorflow/core/util/event.proto`), its masked CRC-32C, all little-endian.
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prost::Message;
 
 use crate::ReportError;
-use crate::record::LogRecord;
+use crate::record::{LogRecord, Shares};
 
 /// Name of the event file in a run's folder. TensorBoard takes files whose names contain `tfevents`.
 pub const EVENTS_FILE: &str = "events.out.tfevents.adalora";
@@ -81,8 +81,12 @@ fn values(record: &LogRecord) -> (usize, f64, Vec<(String, f64)>) {
     match record {
         LogRecord::Train(train) => {
             let count = |count: Option<usize>| count.map(|count| count as f64);
+            let share = |of: fn(&Shares) -> f32| train.shares.as_ref().map(|shares| f64::from(of(shares)));
             let optional = [
                 ("train/orthogonality", train.orthogonality),
+                ("train/shares/lambda", share(|shares| shares.lambda)),
+                ("train/shares/p", share(|shares| shares.p)),
+                ("train/shares/q", share(|shares| shares.q)),
                 ("train/budget", count(train.budget)),
                 ("train/live", count(train.live)),
             ];
@@ -153,6 +157,8 @@ mod tests {
             step,
             loss: 0.5,
             orthogonality: None,
+            residuals: None,
+            shares: None,
             lr: 1e-3,
             grad_norm: f64::NAN,
             budget: Some(48),

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use adalora_report::{
     DevRecord, Experiment, LogRecord, METRICS_FILE, Parameters, Planted, RANKS_FILE, RESULT_FILE,
-    ReportError, RunResult, SETTINGS_FILE, STATUS_FILE, Status, StepScores, TrainRecord, Triplets,
-    VARIANTS_FILE, runs_csv, write,
+    ReportError, Residuals, RunResult, SETTINGS_FILE, STATUS_FILE, Shares, Status, StepScores, TrainRecord,
+    Triplets, VARIANTS_FILE, runs_csv, write,
 };
 use tempfile::TempDir;
 
@@ -30,8 +30,14 @@ fn result(variant: &str, seed: u64, accuracy: f64, live: Option<usize>) -> RunRe
         evaluation: vec!["accuracy".to_owned(), "f1".to_owned()],
         last: scores(200, accuracy),
         best: scores(100, accuracy + 0.01),
-        parameters: Parameters { adapter_peak: 4096, adapter_final: 2048 + seed as usize, head: 258 },
-        triplets: live.map(|live| Triplets { initial: 16, budget: 8, live }),
+        parameters: Parameters {
+            adapter_peak: 4096,
+            adapter_final: 2048 + seed as usize,
+            head: 258,
+            adapter_budget: None,
+        },
+        warm_start: None,
+        triplets: live.map(|live| Triplets { initial: 16, budget: Some(8), live }),
         wall_seconds: 60.0 + seed as f64,
         peak_rss_bytes: (600 + seed) << 20,
         planted: None,
@@ -54,6 +60,11 @@ fn add_run(experiment: &Path, variant: &str, seed: u64, status: Status, result: 
             step,
             loss: 0.7 - step as f64 / 1000.0 + seed as f64 / 100.0,
             orthogonality: allocates.then_some(0.125),
+            residuals: allocates.then(|| Residuals {
+                p: vec![2.0 / step as f32; 4],
+                q: vec![1.0 / (step as f32 + seed as f32); 4],
+            }),
+            shares: allocates.then_some(Shares { lambda: 0.9, p: 0.09, q: 0.01 }),
             lr: 1e-3,
             grad_norm: 0.75,
             budget: triplets,
@@ -118,7 +129,7 @@ fn made_up() -> Folder {
     add_finished(dir.path(), result("adalora_1|2", 1, 0.72, Some(8)));
     add_finished(dir.path(), result("adalora_1|2", 10, 0.76, Some(8)));
     let reason = "loss is NaN at step 120".to_owned();
-    add_run(dir.path(), "adalora_1|2", 2, Status::Failed { step: 119, reason }, None);
+    add_run(dir.path(), "adalora_1|2", 2, Status::Failed { step: 119, reason, diverged: true }, None);
     for (seed, recovered) in [(1, 6), (2, 8)] {
         let planted = Some(Planted { recovered, planted: 8 });
         add_finished(dir.path(), RunResult { planted, ..result("planted", seed, 0.69, Some(8)) });
@@ -164,7 +175,7 @@ fn names_and_reasons_are_escaped_in_page_and_pictures() {
     let dir = empty(&[name]);
     add_finished(dir.path(), result(name, 1, 0.5, Some(8)));
     let reason = "<script>alert(1)</script>".to_owned();
-    add_run(dir.path(), name, 2, Status::Failed { step: 0, reason }, None);
+    add_run(dir.path(), name, 2, Status::Failed { step: 0, reason, diverged: false }, None);
     write(dir.path()).unwrap();
     let files = ["report.html", "ranks.svg", "curves.svg"].map(|file| report(dir.path(), file));
     for text in &files {

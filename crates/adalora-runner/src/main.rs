@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adalora::ImportanceSpec;
-use adalora_report::{VARIANTS_FILE, write_file};
-use adalora_runner::experiment::{AdapterSpec, Document, Experiment, ModelSpec, TaskSpec};
+use adalora_runner::experiment::{AdapterSpec, Document, Grid, ModelSpec, RunSpec, TaskSpec};
+use adalora_runner::grid::{Named, Runs};
 use adalora_runner::provenance::Program;
 use adalora_runner::run_folder::{Found, find};
-use adalora_runner::slurm::{self, Frozen, Named, Request};
+use adalora_runner::slurm::{self, Frozen, Request};
 use adalora_runner::stop::Stop;
 use adalora_runner::workspace::Workspace;
-use adalora_runner::{check, libtorch, sweep, worker};
+use adalora_runner::{check, grid, libtorch, pattern_file, sweep, worker};
 use adalora_tasks::{Catalogue, Fetched, Hub, Progress};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -60,6 +60,13 @@ enum Command {
     /// hub without a manifest. Files of the hub go to the cache that all of its tools share; HF_ENDPOINT, HF_HOME,
     /// HF_TOKEN and HF_HUB_OFFLINE are honoured. A download that broke off goes on where it was.
     Fetch(FetchArgs),
+    /// Write the ranks that a finished run found to a file, for `ranks = "FILE"` of another experiment.
+    ExportPattern {
+        /// Folder of the run, such as `runs/quickstart/adalora/seed-1`.
+        run: PathBuf,
+        /// The file to write.
+        file: PathBuf,
+    },
     /// One task of an array; how the script of `slurm` starts it.
     #[command(hide = true)]
     Task(TaskArgs),
@@ -110,6 +117,9 @@ struct RunArgs {
     /// Run this seed instead of the file's; may be given several times.
     #[arg(long = "seed", value_name = "N")]
     seeds: Vec<u64>,
+    /// Run this cell of [sweep] alone; may be given several times.
+    #[arg(long = "cell", value_name = "NAME")]
+    cells: Vec<String>,
     /// `cpu`, or `cuda:0` and so on.
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -157,8 +167,14 @@ struct TaskArgs {
 struct WorkerArgs {
     #[command(flatten)]
     file: FileArgs,
+    /// Empty without [sweep].
+    #[arg(long, default_value = "")]
+    cell: String,
     #[arg(long)]
     variant: String,
+    /// Number of the value of [tuning].
+    #[arg(long, default_value_t = 0)]
+    value: usize,
     #[arg(long)]
     seed: u64,
     #[arg(long)]
@@ -182,6 +198,7 @@ fn main() -> ExitCode {
         Command::Slurm(args) => slurm(&args),
         Command::Task(args) => task(&args),
         Command::Fetch(args) => fetch(&args),
+        Command::ExportPattern { run, file } => pattern_file::export(&run, &file).map(|()| ExitCode::SUCCESS),
         Command::Worker(args) => work(&args),
     };
     result.unwrap_or_else(|error| {
@@ -192,64 +209,77 @@ fn main() -> ExitCode {
 
 /// The file that a user means by a path or a name.
 fn experiment_path(workspace: &Workspace, file: &str) -> PathBuf {
-    if file.ends_with(".toml") || file.contains('/') {
+    if file.ends_with(".toml") {
         PathBuf::from(file)
     } else {
         workspace.experiments().join(format!("{file}.toml"))
     }
 }
 
-fn load(workspace: &Workspace, args: &FileArgs) -> Result<(Document, Experiment)> {
-    Ok(Experiment::load(&experiment_path(workspace, &args.file), &args.overrides)?)
+fn load(workspace: &Workspace, args: &FileArgs) -> Result<(Document, Grid)> {
+    Ok(Grid::load(&experiment_path(workspace, &args.file), &args.overrides)?)
 }
 
 fn run(args: &RunArgs) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
-    let catalogue = workspace.catalogue()?;
-    let (document, mut experiment) = load(&workspace, &args.file)?;
-    libtorch::device(&args.device).map_err(anyhow::Error::msg)?;
-    if !args.seeds.is_empty() {
-        experiment.seeds.clone_from(&args.seeds);
-    }
-    fetch_what_is_missing(&experiment, &catalogue)?;
-    check::plans(&document, &experiment, &catalogue)?;
-
-    let folder = workspace.runs(&experiment.name);
-    let mut runs = Vec::new();
-    let mut skipped = 0;
-    for &seed in &experiment.seeds {
-        for (variant, spec) in &experiment.variants {
-            let run = folder.join(variant).join(format!("seed-{seed}"));
-            if find(&run, spec, seed, args.force)? == Found::Finished {
-                skipped += 1;
-                continue;
-            }
-            runs.push(sweep::Run {
-                label: format!("{variant} seed {seed}"),
-                arguments: worker_arguments(&args.file, variant, seed, &args.device, args.force),
-                folder: run,
-            });
-        }
-    }
-    write_variants(&folder, &experiment)?;
-    if skipped > 0 {
-        eprintln!("{skipped} run(s) are finished already");
-    }
+    let (_, mut grid) = prepare(&workspace, &args.file, &args.device)?;
+    select(&args.seeds, &args.cells, &mut grid)?;
+    let folder = workspace.runs(&grid.name);
     let stop = Stop::on_signals()?;
-    let ended = sweep::run(runs, jobs(args, &experiment), &stop)?;
+    let start = |runs: &[Named]| {
+        let of = |named: &Named| sweep_run(&args.file, &grid, &folder, named, &args.device, args.force);
+        sweep::run(runs.iter().map(of).collect(), jobs(args, &grid), &stop)
+    };
+
+    let tuned = start(&grid::tuning_runs(&folder, &grid, args.force)?)?;
+    let Runs { runs, finished, problems } = grid::final_runs(&folder, &grid, args.force)?;
+    if finished > 0 {
+        eprintln!("{finished} run(s) are finished already");
+    }
+    let mut ended = start(&runs)?;
+    ended.open += tuned.open;
+    ended.failed.splice(0..0, tuned.failed);
+    ended.failed.extend(problems);
     for (label, reason) in &ended.failed {
         eprintln!("{label} failed: {reason}");
     }
-    if ended.finished + skipped > 0 {
+    if ended.finished + finished > 0 {
         print_report(&folder)?;
     }
     Ok(exit_code(&ended, &stop))
 }
 
-fn write_variants(folder: &Path, experiment: &Experiment) -> Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let variants: Vec<_> = experiment.variants.iter().map(|(name, _)| name).collect();
-    Ok(write_file(&folder.join(VARIANTS_FILE), &(serde_json::to_string(&variants)? + "\n"))?)
+/// Reads and checks an experiment, fetches what it names and lays its folder down.
+fn prepare(workspace: &Workspace, file: &FileArgs, device: &str) -> Result<(Document, Grid)> {
+    let catalogue = workspace.catalogue()?;
+    let (document, grid) = load(workspace, file)?;
+    libtorch::device(device).map_err(anyhow::Error::msg)?;
+    fetch_what_is_missing(&grid, &catalogue)?;
+    check::plans(&document, &grid, &catalogue)?;
+    grid::lay_down(&workspace.runs(&grid.name), &grid)?;
+    Ok((document, grid))
+}
+
+/// Keeps the seeds and cells that the command line names.
+fn select(seeds: &[u64], cells: &[String], grid: &mut Grid) -> Result<()> {
+    if let Some(unknown) = cells.iter().find(|name| grid.cells.iter().all(|cell| cell.name != **name)) {
+        let cells: Vec<_> = grid.cells.iter().map(|cell| cell.name.as_str()).collect();
+        anyhow::bail!("there is no cell `{unknown}`; {} has {}", grid.name, cells.join(" "));
+    }
+    // A frozen list of runs has no place for other seeds.
+    if let Some(other) = seeds.iter().find(|seed| grid.is_several() && !grid.seeds.contains(seed)) {
+        anyhow::bail!(
+            "seed {other} is not among the seeds of {}, whose runs are laid down in advance",
+            grid.name
+        );
+    }
+    if !seeds.is_empty() {
+        grid.seeds = seeds.to_vec();
+    }
+    if !cells.is_empty() {
+        grid.cells.retain(|cell| cells.contains(&cell.name));
+    }
+    Ok(())
 }
 
 fn exit_code(ended: &sweep::Ended, stop: &Stop) -> ExitCode {
@@ -263,40 +293,48 @@ fn exit_code(ended: &sweep::Ended, stop: &Stop) -> ExitCode {
     }
 }
 
-fn worker_arguments(file: &FileArgs, variant: &str, seed: u64, device: &str, force: bool) -> Vec<String> {
+fn sweep_run(
+    file: &FileArgs,
+    grid: &Grid,
+    folder: &Path,
+    named: &Named,
+    device: &str,
+    force: bool,
+) -> sweep::Run {
     let mut arguments = vec!["worker".to_owned(), file.file.clone()];
     for setting in &file.overrides {
         arguments.extend(["--set".to_owned(), setting.clone()]);
     }
-    let seed = seed.to_string();
-    let rest = ["--variant", variant, "--seed", &seed, "--device", device];
+    let Named { cell, variant, value, seed } = named;
+    let (value, seed) = (value.to_string(), seed.to_string());
+    let rest = ["--cell", cell, "--variant", variant, "--value", &value, "--seed", &seed, "--device", device];
     arguments.extend(rest.map(str::to_owned));
     if force {
         arguments.push("--force".to_owned());
     }
-    arguments
+    let tuning = grid::tuning(grid);
+    sweep::Run {
+        label: named.label(tuning.as_ref()),
+        arguments,
+        folder: named.folder(folder, tuning.as_ref()),
+    }
 }
 
 fn slurm(args: &SlurmArgs) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
-    let catalogue = workspace.catalogue()?;
-    let (document, mut experiment) = load(&workspace, &args.file)?;
-    if !args.seeds.is_empty() {
-        experiment.seeds.clone_from(&args.seeds);
-    }
-    fetch_what_is_missing(&experiment, &catalogue)?;
-    check::plans(&document, &experiment, &catalogue)?;
-    let folder = workspace.runs(&experiment.name);
-    let mut runs = Vec::new();
-    for &seed in &experiment.seeds {
-        for (variant, spec) in &experiment.variants {
-            let run = folder.join(variant).join(format!("seed-{seed}"));
-            if find(&run, spec, seed, false)? == Found::Open {
-                runs.push(Named { variant: variant.clone(), seed });
-            }
+    let (document, mut grid) = prepare(&workspace, &args.file, "cpu")?;
+    select(&args.seeds, &[], &mut grid)?;
+    let folder = workspace.runs(&grid.name);
+    // What is reported on waits for what is chosen: the same command again, once that has ended.
+    let mut runs = grid::tuning_runs(&folder, &grid, false)?;
+    let tuning = !runs.is_empty();
+    if !tuning {
+        let all = grid::final_runs(&folder, &grid, false)?;
+        if let Some((label, reason)) = all.problems.first() {
+            anyhow::bail!("{label} failed: {reason}");
         }
+        runs = all.runs;
     }
-    write_variants(&folder, &experiment)?;
     let count = runs.len();
     let frozen = Frozen {
         overrides: args.file.overrides.clone(),
@@ -308,11 +346,16 @@ fn slurm(args: &SlurmArgs) -> Result<ExitCode> {
         time: args.time.clone(),
         at_once: args.at_once,
         ahead: args.ahead,
-        cores: experiment.variants.iter().map(|(_, spec)| spec.train.threads).max().unwrap_or(1),
+        cores: specs(&grid).map(|spec| spec.train.threads).max().unwrap_or(1),
         options: args.options.clone(),
     };
     let script = frozen.write(&folder, document.source(), &request)?;
     println!("{count} run(s), one a task. To submit them:\n\n    sbatch {}", script.display());
+    if tuning {
+        println!(
+            "\nThey are for [tuning]; when they have ended, `adalora slurm` again writes the runs that follow."
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -327,23 +370,19 @@ fn task(args: &TaskArgs) -> Result<ExitCode> {
         frozen.program.describe(),
         own.describe()
     );
-    let Some(Named { variant, seed }) = frozen.runs.get(args.number) else {
+    let Some(named) = frozen.runs.get(args.number) else {
         anyhow::bail!("{} has {} runs, not a number {}", args.list.display(), frozen.runs.len(), args.number)
     };
     let path = slurm::experiment_file(&args.list)?;
     let file = FileArgs { file: path.display().to_string(), overrides: frozen.overrides.clone() };
     let workspace = Workspace::find()?;
-    let (_, experiment) = load(&workspace, &file)?;
-    let found = experiment.variants.iter().find(|(name, _)| name == variant);
-    let (_, spec) = found.with_context(|| format!("there is no variant `{variant}`"))?;
-    let folder = workspace.runs(&experiment.name).join(variant).join(format!("seed-{seed}"));
-    let label = format!("{variant} seed {seed}");
-    if find(&folder, spec, *seed, false)? == Found::Finished {
-        eprintln!("{label} is finished already");
+    let (_, grid) = load(&workspace, &file)?;
+    let run = sweep_run(&file, &grid, &workspace.runs(&grid.name), named, &frozen.device, false);
+    if find(&run.folder, named.spec(&grid)?, named.seed, false)? == Found::Finished {
+        eprintln!("{} is finished already", run.label);
         return Ok(ExitCode::SUCCESS);
     }
-    let arguments = worker_arguments(&file, variant, *seed, &frozen.device, false);
-    let ended = sweep::run(vec![sweep::Run { label, arguments, folder }], 1, &stop)?;
+    let ended = sweep::run(vec![run], 1, &stop)?;
     if ended.open > 0 && stop.is_out_of_time() {
         slurm::requeue()?;
     }
@@ -352,26 +391,33 @@ fn task(args: &TaskArgs) -> Result<ExitCode> {
 
 /// Runs at a time. Processes of one thread each use two cores better than one process of two threads, whose small
 /// operations stay on one: measured in `docs/benchmarks.md`.
-fn jobs(args: &RunArgs, experiment: &Experiment) -> usize {
-    let threads = experiment.variants.iter().map(|(_, spec)| spec.train.threads).max().unwrap_or(1);
+fn jobs(args: &RunArgs, grid: &Grid) -> usize {
+    let threads = specs(grid).map(|spec| spec.train.threads).max().unwrap_or(1);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let fitting = if args.device == "cpu" { (cores / threads).max(1) } else { 1 };
     args.jobs.unwrap_or(fitting).max(1)
+}
+
+/// The settings of all runs.
+fn specs(grid: &Grid) -> impl Iterator<Item = &RunSpec> {
+    let experiments = grid.cells.iter().flat_map(|cell| &cell.tries);
+    experiments.flat_map(|experiment| experiment.variants.iter().map(|(_, spec)| spec))
 }
 
 fn work(args: &WorkerArgs) -> Result<ExitCode> {
     let stop = Stop::on_signals()?;
     let workspace = Workspace::find()?;
     let catalogue = workspace.catalogue()?;
-    let (document, experiment) = load(&workspace, &args.file)?;
+    let (document, grid) = load(&workspace, &args.file)?;
     let device = libtorch::device(&args.device).map_err(anyhow::Error::msg)?;
-    let found = experiment.variants.iter().find(|(name, _)| name == &args.variant);
-    let (variant, spec) = found.with_context(|| format!("there is no variant `{}`", args.variant))?.clone();
+    let WorkerArgs { cell, variant, value, seed, .. } = args;
+    let named = Named { cell: cell.clone(), variant: variant.clone(), value: *value, seed: *seed };
+    let tuning = grid::tuning(&grid);
     let job = worker::Job {
-        folder: workspace.runs(&experiment.name).join(&variant).join(format!("seed-{}", args.seed)),
-        experiment: experiment.name,
-        variant,
-        spec,
+        folder: named.folder(&workspace.runs(&grid.name), tuning.as_ref()),
+        experiment: grid.cell_name(cell),
+        variant: variant.clone(),
+        spec: named.spec(&grid)?.clone(),
         seed: args.seed,
         device: args.device.clone(),
         source: document.source().to_owned(),
@@ -388,9 +434,9 @@ fn work(args: &WorkerArgs) -> Result<ExitCode> {
 
 fn check(args: &FileArgs) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
-    let (document, experiment) = load(&workspace, args)?;
-    let plans = check::plans(&document, &experiment, &workspace.catalogue()?)?;
-    print!("{}", check::describe(&experiment, &plans));
+    let (document, grid) = load(&workspace, args)?;
+    let plans = check::plans(&document, &grid, &workspace.catalogue()?)?;
+    print!("{}", check::describe(&grid, &plans));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -423,22 +469,32 @@ fn list() -> Result<ExitCode> {
     println!("\ndata sets: task.text.data\n{}", data.join("\n"));
     println!("\nexperiments: just run NAME");
     let folder = workspace.experiments();
-    let mut files: Vec<_> = std::fs::read_dir(&folder)
-        .with_context(|| folder.display().to_string())?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|ending| ending == "toml"))
-        .collect();
-    files.sort();
+    let mut files = Vec::new();
+    collect_experiments(&folder, &mut files)?;
+    files.sort_by_key(|path| (path.components().count(), path.clone()));
     for path in files {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        match Experiment::load(&path, &[]) {
-            Ok((_, experiment)) => println!("  {name:24} {}", experiment.description),
+        let name =
+            path.strip_prefix(&folder).expect("it lies there").with_extension("").display().to_string();
+        match Grid::load(&path, &[]) {
+            Ok((_, grid)) => println!("  {name:24} {}", grid.description),
             Err(problems) => {
                 println!("  {name:24} has {} problem(s): adalora check {name}", problems.count())
             }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn collect_experiments(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect_experiments(&path, files)?;
+        } else if path.extension().is_some_and(|ending| ending == "toml") {
+            files.push(path);
+        }
+    }
+    Ok(())
 }
 
 fn report(experiment: &str) -> Result<ExitCode> {
@@ -449,7 +505,8 @@ fn report(experiment: &str) -> Result<ExitCode> {
 
 /// The folder that a user means by an experiment's name or a path.
 fn runs_folder(workspace: &Workspace, experiment: &str) -> PathBuf {
-    if experiment.contains('/') { PathBuf::from(experiment) } else { workspace.runs(experiment) }
+    let folder = PathBuf::from(experiment);
+    if experiment.contains('/') && folder.is_dir() { folder } else { workspace.runs(experiment) }
 }
 
 fn status(experiment: &str) -> Result<ExitCode> {
@@ -528,9 +585,9 @@ fn hub() -> Hub {
 }
 
 /// Fetches what an experiment names. What cannot be fetched is left to the check, which says where it is named.
-fn fetch_what_is_missing(experiment: &Experiment, catalogue: &Catalogue) -> Result<()> {
+fn fetch_what_is_missing(grid: &Grid, catalogue: &Catalogue) -> Result<()> {
     let mut names: Vec<&str> = Vec::new();
-    for (_, spec) in &experiment.variants {
+    for spec in specs(grid) {
         if let ModelSpec::Pretrained(model) = &spec.model {
             names.push(&model.checkpoint);
         }

@@ -205,7 +205,7 @@ pub fn mark_failed(path: &Path, reason: String) -> Status {
     let before =
         fs::read_to_string(path.join(STATUS_FILE)).ok().and_then(|text| serde_json::from_str(&text).ok());
     let step = before.as_ref().map_or(0, Status::step);
-    let status = Status::Failed { step, reason };
+    let status = Status::Failed { step, reason, diverged: false };
     if matches!(before, Some(Status::Running { .. }))
         && let Ok(claim) = Claim::of(path)
     {

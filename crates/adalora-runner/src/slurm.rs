@@ -9,6 +9,7 @@ use adalora_report::write_file;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::grid::Named;
 use crate::provenance::Program;
 
 /// Folder of the lists in the folder of an experiment.
@@ -29,15 +30,6 @@ pub struct Frozen {
     pub program: Program,
     /// The runs, by the number of their task.
     pub runs: Vec<Named>,
-}
-
-/// A run by its name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Named {
-    /// Its variant.
-    pub variant: String,
-    /// Its seed.
-    pub seed: u64,
 }
 
 /// What the queue is asked for.
@@ -72,7 +64,10 @@ impl Frozen {
         let folder = lists.join(taken.expect("some number is free").to_string());
         fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
         let folder = folder.canonicalize().with_context(|| folder.display().to_string())?;
-        write_file(&experiment_file(&folder)?, source)?;
+        let file = experiment_file(&folder)?;
+        let parent = file.parent().expect("it lies in a folder");
+        fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        write_file(&file, source)?;
         write_file(&folder.join(LIST), &(serde_json::to_string_pretty(self)? + "\n"))?;
         let script = folder.join(SCRIPT);
         write_file(&script, &self.script(&folder, request)?)?;
@@ -99,7 +94,7 @@ impl Frozen {
         let mut option = |option: &str| {
             writeln!(text, "#SBATCH {option}").expect("a text can be written to");
         };
-        option(&format!("--job-name=adalora-{}", experiment_name(folder)?));
+        option(&format!("--job-name=adalora-{}", experiment_name(folder)?.replace('/', "-")));
         option(&format!("--array=0-{last}{at_once}"));
         option(&format!("--time={}", request.time));
         option(&format!("--signal=B:USR1@{}", request.ahead));
@@ -121,19 +116,22 @@ impl Frozen {
     }
 }
 
-/// The experiment file's copy in a folder with a list. It keeps its name, which is the experiment's.
+/// The experiment file's copy in a folder with a list. Its path below `experiments` is the experiment's name.
 ///
 /// # Errors
 ///
 /// A folder that is not in an experiment's.
 pub fn experiment_file(folder: &Path) -> Result<PathBuf> {
-    Ok(folder.join(format!("{}.toml", experiment_name(folder)?)))
+    Ok(folder.join("experiments").join(format!("{}.toml", experiment_name(folder)?)))
 }
 
+/// The path below `runs`.
 fn experiment_name(folder: &Path) -> Result<String> {
-    let name = folder.ancestors().nth(2).and_then(Path::file_name);
-    let name = name.with_context(|| format!("{} is not in an experiment's folder", folder.display()))?;
-    Ok(name.to_string_lossy().into_owned())
+    let experiment = folder.ancestors().nth(2).unwrap_or(folder);
+    let parts: Vec<_> = experiment.iter().map(|part| part.to_string_lossy()).collect();
+    let runs = parts.iter().rposition(|part| part == "runs").filter(|runs| runs + 1 < parts.len());
+    let runs = runs.with_context(|| format!("{} is not in an experiment's folder", folder.display()))?;
+    Ok(parts[runs + 1..].join("/"))
 }
 
 /// Every run in the lists of an experiment.

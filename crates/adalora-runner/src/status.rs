@@ -5,11 +5,12 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use adalora_report::{STATUS_FILE, Status, VARIANTS_FILE};
+use adalora_report::{Grid, STATUS_FILE, Status, VARIANTS_FILE};
 use anyhow::{Context, Result};
 
+use crate::grid::Named;
 use crate::run_folder;
-use crate::slurm::{self, Named};
+use crate::slurm;
 
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,32 +64,26 @@ impl Standing {
 ///
 /// A folder that is no experiment's, or a file in it that is malformed.
 pub fn describe(experiment: &Path) -> Result<String> {
-    let path = experiment.join(VARIANTS_FILE);
-    let text = fs::read_to_string(&path)
-        .with_context(|| format!("{} has no runs: {}", experiment.display(), path.display()))?;
-    let variants: Vec<String> = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-    let listed = slurm::listed(experiment)?;
+    let tuning = Grid::read(experiment)?.and_then(|grid| grid.tuning);
+    let runs = runs(experiment)?;
 
     let (mut text, mut counts, mut hosts) = (String::new(), BTreeMap::new(), BTreeMap::new());
-    let width = variants.iter().map(String::len).max().unwrap_or(0);
-    for variant in variants {
-        let folder = experiment.join(&variant);
-        let of_list = listed.iter().filter(|run| run.variant == variant).map(|Named { seed, .. }| *seed);
-        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
-        let begun = entries
-            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("seed-")?.parse::<u64>().ok());
-        for seed in of_list.chain(begun).collect::<BTreeSet<_>>() {
-            let run = folder.join(format!("seed-{seed}"));
-            let status = read_status(&run)?;
-            let standing = Standing::of(&run, status.as_ref());
-            let step = status.map_or_else(String::new, |status| format!("step {}", status.step()));
-            let line = format!("{variant:width$}  seed {seed:<3}  {:8}  {step:10}", standing.name());
-            writeln!(text, "{}", format!("{line}  {}", standing.note()).trim_end())?;
-            *counts.entry(standing.name()).or_insert(0) += 1;
-            if let Standing::Running(holder) = &standing {
-                let host = holder.rsplit(' ').next().unwrap_or(holder).to_owned();
-                *hosts.entry(host).or_insert(0) += 1;
-            }
+    let label = |run: &Named| {
+        let label = run.label(tuning.as_ref());
+        label.split(" seed ").next().unwrap_or(&label).to_owned()
+    };
+    let width = runs.iter().map(|run| label(run).len()).max().unwrap_or(0);
+    for run in &runs {
+        let folder = run.folder(experiment, tuning.as_ref());
+        let status = read_status(&folder)?;
+        let standing = Standing::of(&folder, status.as_ref());
+        let step = status.map_or_else(String::new, |status| format!("step {}", status.step()));
+        let line = format!("{:width$}  seed {:<3}  {:8}  {step:10}", label(run), run.seed, standing.name());
+        writeln!(text, "{}", format!("{line}  {}", standing.note()).trim_end())?;
+        *counts.entry(standing.name()).or_insert(0) += 1;
+        if let Standing::Running(holder) = &standing {
+            let host = holder.rsplit(' ').next().unwrap_or(holder).to_owned();
+            *hosts.entry(host).or_insert(0) += 1;
         }
     }
     let hosts: Vec<_> = hosts.iter().map(|(host, count)| format!("{count} on {host}")).collect();
@@ -99,6 +94,46 @@ pub fn describe(experiment: &Path) -> Result<String> {
     });
     writeln!(text, "\n{}", sums.collect::<Vec<_>>().join(", "))?;
     Ok(text)
+}
+
+/// Every run that is in a list or was begun, cell by cell, in the order of the variants.
+fn runs(experiment: &Path) -> Result<Vec<Named>> {
+    let grid = Grid::read(experiment)?;
+    let listed = slurm::listed(experiment)?;
+    let cells: Vec<_> = match &grid {
+        Some(grid) => grid.cells.iter().map(|cell| cell.name.clone()).collect(),
+        None => vec![String::new()],
+    };
+    let mut all = Vec::new();
+    for cell in cells {
+        let path = experiment.join(&cell).join(VARIANTS_FILE);
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("{} has no runs: {}", experiment.display(), path.display()))?;
+        let variants: Vec<String> =
+            serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        for variant in variants {
+            let named = |value, seed| Named { cell: cell.clone(), variant: variant.clone(), value, seed };
+            let mut own = BTreeSet::new();
+            own.extend(listed.iter().filter(|run| run.cell == cell && run.variant == variant).cloned());
+            let tuning = grid.as_ref().and_then(|grid| grid.tuning.as_ref());
+            for (value, name) in tuning.iter().flat_map(|tuning| tuning.values.iter().enumerate()) {
+                let folder = experiment.join(&cell).join("tuning").join(&variant).join(name);
+                own.extend(seeds(&folder).map(|seed| named(value, seed)));
+            }
+            // Which value was chosen does not matter for where a run lies.
+            let listed: BTreeSet<_> = own.iter().map(|run| run.seed).collect();
+            let folder = experiment.join(&cell).join(&variant);
+            own.extend(seeds(&folder).filter(|seed| !listed.contains(seed)).map(|seed| named(0, seed)));
+            all.extend(own);
+        }
+    }
+    Ok(all)
+}
+
+/// Seeds of the run folders in a folder.
+fn seeds(folder: &Path) -> impl Iterator<Item = u64> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("seed-")?.parse::<u64>().ok())
 }
 
 fn read_status(run: &Path) -> Result<Option<Status>> {

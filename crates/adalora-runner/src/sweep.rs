@@ -174,7 +174,7 @@ impl Screen {
         let how = match status {
             Status::Finished { step } => format!("finished after {step} steps"),
             Status::Interrupted { step } => format!("stopped after {step} steps"),
-            Status::Failed { step, reason } => format!("FAILED after {step} steps: {reason}"),
+            Status::Failed { step, reason, .. } => format!("FAILED after {step} steps: {reason}"),
             Status::Running { step } => format!("ended without a word after {step} steps"),
         };
         if let Some(total) = &self.total {

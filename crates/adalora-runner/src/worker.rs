@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use adalora::BudgetUnit;
 use adalora_adapter::store::{Description, Tuned, save, save_tuned};
 use adalora_models::{Checkpoint, Precision, Tuning};
 use adalora_report::{
@@ -24,7 +25,7 @@ use crate::planted;
 use crate::provenance::{self, Attempt, Origin, Program, Provenance};
 use crate::run_folder::{Claim, Found, RunFolder, find, identity, resolved};
 use crate::stop::Stop;
-use crate::trainer::Trainer;
+use crate::trainer::{TrainError, Trainer};
 
 /// Which run.
 #[derive(Debug, Clone)]
@@ -120,7 +121,10 @@ pub fn run(
     let status = match &ran {
         Ok(Outcome::Finished) => Status::Finished { step },
         Ok(Outcome::Stopped) => Status::Interrupted { step },
-        Err(error) => Status::Failed { step, reason: in_one_line(error) },
+        Err(error) => {
+            let diverged = matches!(error.downcast_ref(), Some(TrainError::Diverged { .. }));
+            Status::Failed { step, reason: in_one_line(error), diverged }
+        }
     };
     // What ended the run matters more than that a full disk has no room to say so.
     let written = claim.status(&status);
@@ -192,7 +196,7 @@ fn go(
         program: Program::own(),
         device: if device.is_cuda() { "cuda" } else { "cpu" }.into(),
         precision: trainer.precision(),
-        files: provenance::hashes(&plan, &dataset)?,
+        files: provenance::hashes(&job.spec, &plan, &dataset)?,
     };
     let settings = origin.settings.clone();
     let (folder, progress) = if let Some(Saved { progress, state }) = saved {
@@ -387,12 +391,14 @@ fn train(
             adapter_final: plan.tuned
                 + ranks.iter().zip(costs).map(|(rank, cost)| rank * cost).sum::<usize>(),
             head: plan.parameters().head,
+            adapter_budget: plan.target_in(BudgetUnit::Parameters),
         },
-        triplets: plan.schedule.as_ref().map(|schedule| Triplets {
-            initial: schedule.initial(),
-            budget: schedule.target(),
+        triplets: plan.schedule.as_ref().map(|_| Triplets {
+            initial: plan.layout.triplet_count(),
+            budget: plan.target_in(BudgetUnit::Triplets),
             live: ranks.iter().sum(),
         }),
+        warm_start: plan.warm_start.as_ref().map(|source| source.record.clone()),
         wall_seconds: seconds,
         peak_rss_bytes,
         planted,
@@ -401,6 +407,7 @@ fn train(
 }
 
 fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &Path) -> Result<()> {
+    let highest = plan.layout.ranks().into_iter().max().unwrap_or(0).max(1);
     let base_model = match &job.spec.model {
         ModelSpec::Pretrained(model) => model.checkpoint.clone(),
         ModelSpec::Random(_) => "random".into(),
@@ -423,9 +430,13 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &Path) ->
         prefix: plan.config.prefix().into(),
         target_modules: plan.layout.sites().iter().map(|site| site.path.clone()).collect(),
         modules_to_save: vec!["classifier".into(), "pooler".into()],
-        init_r: job.spec.adapter.rank(),
-        target_r: job.spec.budget.as_ref().map_or(job.spec.adapter.rank(), |budget| budget.phases().target_r),
+        init_r: highest,
+        target_r: match &job.spec.budget {
+            Some(_) => pattern.live_count().div_ceil(plan.layout.adapters()),
+            None => highest,
+        },
         alpha: job.spec.adapter.alpha(),
+        scales: job.spec.adapter.scales(&plan.layout.ranks(), &pattern.ranks()),
         total_steps: plan.total_steps,
     };
     let live: Vec<_> = pattern.by_adapter().collect();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
+use super::grid::Axes;
 use super::problem::{Located, Problem, Problems};
 use super::read::{instead, near, quoted, read};
 use super::rules;
@@ -22,10 +23,11 @@ struct Head {
 const HEAD: [&str; 2] = ["description", "seeds"];
 
 /// The tables of a [`RunSpec`].
-const TABLES: [&str; 9] = [
+pub(super) const TABLES: [&str; 10] = [
     "model",
     "task",
     "adapter",
+    "warm_start",
     "orthogonality",
     "importance",
     "budget",
@@ -42,7 +44,7 @@ const CHOICES: [&str; 7] =
 const ONLY: &str = "run";
 
 /// An experiment file, with the overrides of the command line, as its author sees it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Document {
     path: PathBuf,
     text: String,
@@ -52,11 +54,13 @@ pub struct Document {
     base: Table,
     /// In the order of the file.
     variants: Vec<Variant>,
+    /// `[sweep]` and `[tuning]`.
+    pub(super) axes: Axes,
     /// What is wrong with the order of things, before any table is read.
     misplaced: Vec<Located>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Variant {
     name: String,
     /// Its header.
@@ -73,7 +77,7 @@ impl Variant {
 }
 
 impl Experiment {
-    /// Reads an experiment file, with overrides as [`Document::parse`] takes them.
+    /// Reads a file of one experiment, with overrides as [`Document::parse`] takes them.
     ///
     /// # Errors
     ///
@@ -113,7 +117,7 @@ impl Document {
         let root = DeTable::parse(&text).map_err(|error| {
             let place = error.span().map_or(Place::WHOLE, Place::from);
             let located = Located { place, message: error.message().into(), variant: None };
-            Problems::new(path, &text, &[], &[], vec![located])
+            Problems::new(path, &text, &[], 1, vec![located])
         })?;
         let root = Table::new(root.get_ref(), &Place::from);
         let mut document = Self {
@@ -123,17 +127,22 @@ impl Document {
             head: Table::default(),
             base: Table::default(),
             variants: Vec::new(),
+            axes: Axes::default(),
             misplaced: Vec::new(),
         };
-        document.name_folder(Place::WHOLE, "the file's name without its ending", &document.name());
-        let (mut variants, mut unknown) = (None, Vec::new());
+        for part in document.name().split('/') {
+            document.name_folder(Place::WHOLE, "the file's name without its ending", part);
+        }
+        let (mut variants, mut sweep, mut tuning, mut unknown) = (None, None, None, Vec::new());
         for entry in root.0 {
             match entry.key.as_str() {
                 key if HEAD.contains(&key) => document.head.0.push(entry),
                 key if TABLES.contains(&key) => document.base.0.push(entry),
                 "variants" => variants = Some(entry),
+                "sweep" => sweep = Some(entry),
+                "tuning" => tuning = Some(entry),
                 key => {
-                    let known = [&HEAD[..], &TABLES, &["variants"]].concat();
+                    let known = [&HEAD[..], &TABLES, &["variants", "sweep", "tuning"]].concat();
                     let message = format!("unknown key {key}; {}", instead(key, &known));
                     document.misplaced(entry.key_place.clone(), message);
                     unknown.push(entry);
@@ -146,11 +155,18 @@ impl Document {
             document.take_variants(variants);
             document.check_base_is_used();
         }
+        if let Some(sweep) = sweep {
+            document.take_sweep(sweep);
+        }
+        if let Some(tuning) = tuning {
+            document.take_tuning(tuning);
+        }
         for (index, text) in overrides.iter().enumerate() {
             if let Err(message) = document.override_with(text, Place::Override(index)) {
                 document.misplaced(Place::Override(index), message);
             }
         }
+        document.check_tuning();
         Ok(document)
     }
 
@@ -159,13 +175,17 @@ impl Document {
         &self.text
     }
 
-    /// What the document says.
+    /// What a document without `[sweep]` and `[tuning]` says; [`Document::grid`] takes any.
     ///
     /// # Errors
     ///
     /// Every unknown or missing key, every wrong type, and in variants free of these every broken rule that needs
     /// neither model nor data.
     pub fn experiment(&self) -> Result<Experiment, Problems> {
+        self.read().map_err(|found| self.show(found))
+    }
+
+    pub(super) fn read(&self) -> Result<Experiment, Vec<Located>> {
         let mut found = self.misplaced.clone();
         let head = read::<Head>(node(Place::WHOLE, self.head.clone()));
         let head = keep_or_report(head, None, &mut found);
@@ -189,17 +209,33 @@ impl Document {
             Some(Head { description, seeds }) if found.is_empty() => {
                 Ok(Experiment { name: self.name(), description, seeds, variants })
             }
-            _ => Err(self.show(found)),
+            _ => Err(found),
         }
     }
 
-    /// Problems that were found elsewhere, such as rules that need the model, at their places in this file.
+    /// Problems that were found elsewhere, such as rules that need the model, at their places in this file. With
+    /// `[sweep]` a variant's name is that of its cell, a `/`, and its own.
     pub fn problems(&self, found: impl IntoIterator<Item = Problem>) -> Problems {
-        self.show(found.into_iter().map(|problem| self.locate(problem)).collect())
+        let cells = self.cells();
+        let locate = |problem: Problem| {
+            let named = problem.variant.as_deref().and_then(|name| name.rsplit_once('/'));
+            let Some((cell, own)) = named.map(|(cell, own)| (cell.to_owned(), own.to_owned())) else {
+                return self.locate(problem);
+            };
+            let of = cells.iter().find(|of| of.name == cell).map_or(self, |of| &of.document);
+            let Located { place, message, .. } = of.locate(Problem { variant: Some(own), ..problem.clone() });
+            Located { place, message, variant: problem.variant }
+        };
+        self.show(found.into_iter().map(locate).collect())
     }
 
-    fn name(&self) -> String {
-        self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    /// The path below `experiments`, or else the file's name.
+    pub(super) fn name(&self) -> String {
+        let path = self.path.with_extension("");
+        let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+        let below = parts.iter().rposition(|part| part == "experiments").map_or(parts.len(), |at| at + 1);
+        let last = parts.len().saturating_sub(1);
+        parts[below.min(last)..].join("/")
     }
 
     fn variants(&self) -> impl Iterator<Item = Option<&Variant>> {
@@ -214,12 +250,12 @@ impl Document {
         Table(kept.chain(&variant.own.0).cloned().collect())
     }
 
-    fn show(&self, found: Vec<Located>) -> Problems {
-        let variants: Vec<_> = self.variants.iter().map(|variant| variant.name.as_str()).collect();
-        Problems::new(&self.path, &self.text, &self.overrides, &variants, found)
+    pub(super) fn show(&self, found: Vec<Located>) -> Problems {
+        let variants = self.cells().len() * self.variants().count();
+        Problems::new(&self.path, &self.text, &self.overrides, variants, found)
     }
 
-    fn misplaced(&mut self, place: Place, message: String) {
+    pub(super) fn misplaced(&mut self, place: Place, message: String) {
         self.misplaced.push(Located { place, message, variant: None });
     }
 
@@ -238,9 +274,8 @@ impl Document {
         Located { place, message, variant }
     }
 
-    fn name_folder(&mut self, place: Place, what: &str, name: &str) {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        if !(name.starts_with(plain) && name.chars().all(|c| plain(c) || "._-".contains(c))) {
+    pub(super) fn name_folder(&mut self, place: Place, what: &str, name: &str) {
+        if !is_plain(name) {
             let message = format!(
                 "{what} ({name}) becomes a folder's; write it with a-z, 0-9, `.`, `_` and `-`, and start \
                  with one of the first two"
@@ -256,6 +291,12 @@ impl Document {
             return self.misplaced(variants.node.place, message);
         };
         for Entry { key: name, key_place, node } in table.0 {
+            if RESERVED.contains(&name.as_str()) {
+                let message = format!(
+                    "a variant cannot be called {name}, which is a folder beside those of the variants"
+                );
+                self.misplaced(key_place.clone(), message);
+            }
             self.name_folder(key_place, "the variant's name", &name);
             let Value::Table(table) = node.value else {
                 let message = format!("variants.{name} must be a table, not {}", node.describe());
@@ -340,11 +381,59 @@ impl Document {
         if !TABLES.contains(table) {
             return Err(format!("unknown key {table}; {}", instead(table, &[&HEAD[..], &TABLES].concat())));
         }
+        self.set(&path, &node)
+    }
+
+    /// Applies the overrides once more. What is wrong with them has been said.
+    pub(super) fn override_again(&mut self) {
+        for (index, text) in self.overrides.clone().iter().enumerate() {
+            let _ = self.override_with(text, Place::Override(index));
+        }
+    }
+
+    /// The base and what each variant has of its own.
+    pub(super) fn variants_own(&self) -> Vec<&Table> {
+        std::iter::once(&self.base).chain(self.variants.iter().map(|variant| &variant.own)).collect()
+    }
+
+    /// The seeds as far as they are numbers.
+    pub(super) fn seeds_as_written(&self) -> Vec<u64> {
+        let Some(Entry { node: Node { value: Value::List(items), .. }, .. }) = self.head.get("seeds") else {
+            return Vec::new();
+        };
+        let number = |item: &Node| match item.value {
+            Value::Integer(seed) => u64::try_from(seed).ok(),
+            _ => None,
+        };
+        items.iter().filter_map(number).collect()
+    }
+
+    /// Puts a value into a table that a variant has itself, or says why it cannot be put there.
+    pub(super) fn set_in_variant(&mut self, name: &str, path: &[&str], node: &Node) -> Result<(), String> {
+        let names: Vec<_> = self.variants.iter().map(|variant| variant.name.clone()).collect();
+        let Some(variant) = self.variants.iter_mut().find(|variant| variant.name == name) else {
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            return Err(format!("there is no variant {name}; {}", instead(name, &names)));
+        };
+        match path {
+            [table, _, ..] if variant.own.get(table).is_some() => set(&mut variant.own, "", path, node),
+            [table, _, ..] => Err(format!(
+                "the variant {name} has no table [{table}] of its own: give it one, or set {} for all",
+                path.join(".")
+            )),
+            _ => Err(format!("variants.{name} must be followed by a setting, such as adapter.svd.init_r")),
+        }
+    }
+
+    /// Puts a value into the base and every variant that has the table itself, where it holds the same choice, or
+    /// says why it can be put nowhere.
+    pub(super) fn set(&mut self, path: &[&str], node: &Node) -> Result<(), String> {
+        let table = &path[0];
         let of_variants = self.variants.iter_mut().map(|variant| &mut variant.own);
         let all = std::iter::once(&mut self.base).chain(of_variants);
         let mut present: Vec<_> = all.filter(|own| own.get(table).is_some()).collect();
         // A run has one length: setting either replaces the other.
-        if let ["train", length @ ("epochs" | "steps")] = path.as_slice() {
+        if let ["train", length @ ("epochs" | "steps")] = path {
             let other = if *length == "epochs" { "steps" } else { "epochs" };
             for own in &mut present {
                 if let Some(Entry { node: Node { value: Value::Table(train), .. }, .. }) =
@@ -354,13 +443,22 @@ impl Document {
                 }
             }
         }
-        let results: Vec<_> = present.into_iter().map(|own| set(own, "", &path, &node)).collect();
+        let results: Vec<_> = present.into_iter().map(|own| set(own, "", path, node)).collect();
         // One that took it is enough: the others made another choice.
         results
             .into_iter()
             .reduce(|one, other| one.or(other))
-            .unwrap_or_else(|| set(&mut self.base, "", &path, &node))
+            .unwrap_or_else(|| set(&mut self.base, "", path, node))
     }
+}
+
+/// Folders beside those of the variants.
+const RESERVED: [&str; 2] = ["report", "tuning"];
+
+/// Whether it can name a folder.
+pub(super) fn is_plain(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.starts_with(plain) && name.chars().all(|c| plain(c) || "._-".contains(c))
 }
 
 /// Puts entries in under the name that they were meant to have, where that is not taken: it is not missing then.

@@ -18,6 +18,7 @@
 //! ```
 
 mod document;
+mod grid;
 mod problem;
 mod read;
 mod rules;
@@ -25,8 +26,9 @@ mod spec;
 mod tree;
 
 pub use document::Document;
+pub use grid::{Cell, Grid, Tuning};
 pub use problem::{Problem, Problems};
 pub use spec::{
     AdapterSpec, Bottleneck, Experiment, Gradient, Lora, ModelSpec, ObservationSpec, Planted, Pretrained,
-    RandomEncoder, RunSpec, Svd, TaskSpec, TrainSpec, Weights,
+    RandomEncoder, RunSpec, Svd, TaskSpec, TrainSpec, WarmStartSpec, Weights,
 };

@@ -62,12 +62,12 @@ impl Problems {
         Self { path: path.to_owned(), shown: vec![shown] }
     }
 
-    /// What several variants share is shown once. `variants` are all of the file, none if it has no such tables.
+    /// What several variants share is shown once. `variants` is how many the file has in all its cells.
     pub(super) fn new(
         path: &Path,
         text: &str,
         overrides: &[String],
-        variants: &[&str],
+        variants: usize,
         mut located: Vec<Located>,
     ) -> Self {
         located.sort_by(|a, b| a.place.cmp(&b.place));
@@ -79,13 +79,14 @@ impl Problems {
                 Place::Override(index) => At::Override(overrides[index].clone()),
             };
             match shown.iter_mut().find(|shown| shown.at == at && shown.message == message) {
-                Some(same) => same.variants.extend(variant),
+                Some(same) => {
+                    same.variants.extend(variant.filter(|variant| !same.variants.contains(variant)))
+                }
                 None => shown.push(Shown { at, message, variants: variant.into_iter().collect() }),
             }
         }
         for shown in &mut shown {
-            shown.variants.dedup();
-            if shown.variants.len() == variants.len().max(1) {
+            if shown.variants.len() == variants {
                 shown.variants.clear();
             }
         }
@@ -114,6 +115,9 @@ impl At {
     }
 }
 
+/// So many variants are named each.
+const NAMED: usize = 6;
+
 /// Characters of a line that are shown.
 const WIDTH: usize = 100;
 
@@ -140,6 +144,9 @@ impl fmt::Display for Problems {
             let of = match variants.as_slice() {
                 [] => String::new(),
                 [only] => format!(" (variant `{only}`)"),
+                [first, .., last] if variants.len() > NAMED => {
+                    format!(" ({} variants, `{first}` to `{last}`)", variants.len())
+                }
                 several => format!(" (variants {})", quoted(several)),
             };
             match at {
