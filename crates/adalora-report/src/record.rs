@@ -449,6 +449,17 @@ fn read_log(path: &Path) -> Result<Vec<LogRecord>, ReportError> {
     whole_lines(&text).lines().enumerate().map(parse).collect()
 }
 
+impl LogRecord {
+    /// Reads a `metrics.jsonl`, which need not exist. A last line without a newline is left out.
+    ///
+    /// # Errors
+    ///
+    /// A line that is malformed.
+    pub fn read(path: &Path) -> Result<Vec<Self>, ReportError> {
+        read_log(path)
+    }
+}
+
 impl Ranks {
     /// Reads a `ranks.csv`.
     ///
