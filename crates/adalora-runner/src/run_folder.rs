@@ -21,7 +21,7 @@ use crate::provenance::{changed_setting, host};
 const LOGS: [&str; 2] = [METRICS_FILE, RANKS_FILE];
 
 /// Folder of the trained adapter in the run folder.
-const ADAPTER: &str = "adapter";
+pub(crate) const ADAPTER: &str = "adapter";
 
 /// `runs/EXPERIMENT/VARIANT/seed-N` with its logs open, for this process alone.
 #[derive(Debug)]

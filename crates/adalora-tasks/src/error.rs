@@ -250,6 +250,14 @@ pub enum TaskError {
         /// The least that makes sense for this tokenizer.
         least: usize,
     },
+    /// A line that should hold two texts.
+    #[error("line {line} has {tabs} tabs; this task has pairs: write the two texts with one tab between them")]
+    NotAPair {
+        /// The line, from 1.
+        line: usize,
+        /// Tabs in it.
+        tabs: usize,
+    },
     /// A folder without a tokenizer.
     #[error("{} holds neither tokenizer.json nor spm.model nor vocab.json and merges.txt: fetch the checkpoint, or copy its tokenizer there", .0.display())]
     NoTokenizer(PathBuf),

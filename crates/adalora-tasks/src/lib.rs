@@ -31,6 +31,7 @@ mod rouge;
 mod rows;
 mod sentencepiece;
 mod summaries;
+mod texts;
 mod tokenize;
 
 pub use batch::{Batch, dev_order, epoch_order};
@@ -44,3 +45,4 @@ pub use manifest::{Manifest, Table};
 pub use prefetch::Prefetch;
 pub use rouge::{Interval, Overlap, Rouge, bootstrap};
 pub use summaries::{Counted, RougeScore, Summaries, SummaryBatch, SummaryExample, SummarySpec};
+pub use texts::Texts;
