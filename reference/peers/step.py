@@ -1,6 +1,6 @@
 """Our training step beside PEFT's: same encoder shape, batch, dropout and threads, one step of each in turn.
 
-    python reference/peers/step.py --shape minilm --threads 2 --rounds 12
+    python step.py --shape minilm --threads 2 --rounds 12
 
 Each round runs one step of every variant of both sides in random order, so that both see the same machine; a ratio is
 the median of the ratios of the rounds. Ours runs in a process of its own, `peer_step` of the benches, which is given one
@@ -27,7 +27,9 @@ AT = {"ada_warm": 10, "ada_alloc": 1_500_000, "ada_final": 2_500_000}
 VARIANTS = ["lora8", "lora12", *AT]
 
 # What `peer_step` calls each shape, and its batches.
-SHAPES = {"minilm": ("MiniLM 16x128", 16, 128)}
+SHAPES = {"minilm": ("MiniLM 16x128", 16, 128), "deberta-small": ("DeBERTa-small 16x64", 16, 64)}
+# BERT's vocabulary for both: the embedding is frozen, and only looked up.
+VOCABULARY = 30522
 
 
 class Peft:
@@ -37,7 +39,9 @@ class Peft:
         self.models = {}
         for name in ["lora8", "lora12", "ada"]:
             torch.manual_seed(0)
-            config = encoder(shape, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+            config = encoder(
+                shape, vocab_size=VOCABULARY, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
+            )
             base = AutoModelForSequenceClassification.from_config(config)
             if name == "ada":
                 adapter = AdaLoraConfig(

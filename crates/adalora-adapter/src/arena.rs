@@ -15,20 +15,22 @@ pub enum ParameterKind {
     Factor,
     /// The singular values.
     Lambda,
-    /// A weight matrix outside the adapters.
+    /// A weight matrix of the head or the pooler.
     Weight,
+    /// A weight matrix in the encoder: its own, or a bottleneck's.
+    Encoder,
     /// A bias or a LayerNorm parameter: never decays.
     Bias,
 }
 
-/// A trainable parameter outside the adapters: of the head or the pooler.
+/// A trainable parameter that is no triplet's: of the head, the pooler, or in the encoder.
 #[derive(Debug)]
 pub struct Extra {
     /// Path of the parameter in the model.
     pub name: String,
     /// Its first value, copied into the arena; the shape counts, the device does not.
     pub start: Tensor,
-    /// Weight or bias.
+    /// What it is.
     pub kind: ParameterKind,
 }
 

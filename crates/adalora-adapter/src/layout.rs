@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use adalora_kernels::rows::{Factor, Rows};
-use adalora_kernels::triplets;
+use adalora_kernels::{selection, triplets};
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// The form of all adapters of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,6 +172,32 @@ impl Layout {
         entries.narrow(0, range.start as i64, range.len() as i64)
     }
 
+    /// Masks triplets in place: their lambda becomes 0; of LoRA's doublets, which have none, both rows do. `masked` is a
+    /// Bool tensor, `(triplets,)`.
+    ///
+    /// A masked doublet is dead: the task's gradient of either row has the other as a factor. That of lambda has only
+    /// `P` and `Q`, which stay, so that a masked triplet may come back.
+    pub fn mask(&self, entries: &Tensor, masked: &Tensor) {
+        match self.form {
+            Form::Svd => selection::mask(&mut self.lambda(entries), masked),
+            Form::Lora => {
+                for factor in self.rows.factors() {
+                    let own = masked.narrow(0, factor.first as i64, factor.rows as i64);
+                    let _ = factor.view(entries).masked_fill_(&own.unsqueeze(1), 0.0);
+                }
+            }
+        }
+    }
+
+    /// Triplets that are not masked as [`mask`](Self::mask) does it. Waits for the device.
+    pub fn unmasked(&self, entries: &Tensor) -> usize {
+        let size = match self.form {
+            Form::Svd => self.lambda(entries),
+            Form::Lora => self.triplet_mean(&entries.abs()),
+        };
+        size.ne(0.0).sum(Kind::Int64).int64_value(&[]) as usize
+    }
+
     /// For each triplet the mean over its `Q` row plus the mean over its `P` row, plus its lambda entry:
     /// AdaLoRA (2023), equation 7, summed in the order of the authors' code. `(triplets,)`.
     pub fn triplet_mean(&self, entries: &Tensor) -> Tensor {
@@ -182,7 +208,6 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Kind;
 
     fn ragged(form: Form) -> Layout {
         let site = |path: &str, d_in, d_out, rank| Site { path: path.into(), d_in, d_out, rank };
@@ -199,6 +224,20 @@ mod tests {
         assert_eq!(means, [0.5 + 5.0 + 13.0, 2.5 + 8.0 + 14.0, 10.0 + 11.5 + 15.0]);
         let without_lambda = Vec::<f32>::try_from(ragged(Form::Lora).triplet_mean(&entries)).unwrap();
         assert_eq!(without_lambda, [5.5, 10.5, 21.5]);
+    }
+
+    #[test]
+    fn a_masked_triplet_loses_lambda_and_a_doublet_both_rows() {
+        let masked = Tensor::from_slice(&[false, true, false]);
+        for (form, zeros) in [(Form::Svd, vec![14]), (Form::Lora, vec![2, 3, 7, 8, 9])] {
+            let layout = ragged(form);
+            let entries = Tensor::ones([layout.entries() as i64], (Kind::Float, tch::Device::Cpu));
+            assert_eq!(layout.unmasked(&entries), 3);
+            layout.mask(&entries, &masked);
+            let values = Vec::<f32>::try_from(&entries).unwrap();
+            let found: Vec<_> = (0..values.len()).filter(|&i| values[i] == 0.0).collect();
+            assert_eq!((found, layout.unmasked(&entries)), (zeros, 2), "{form:?}");
+        }
     }
 
     #[test]

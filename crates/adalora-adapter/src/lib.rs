@@ -15,6 +15,7 @@
 //! `lora_B` is `P` as `(d_out, r)` and `lora_E` is `lambda` as `(r, 1)`.
 
 mod arena;
+mod cosine;
 mod layout;
 mod linear;
 mod orthogonality;

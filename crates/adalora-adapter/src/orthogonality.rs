@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::arena::Arena;
+use crate::cosine;
 
-/// `[orthogonality.sum-of-squares]` and `[orthogonality.mean-of-norms]`.
+/// `[orthogonality.sum-of-squares]`, `[orthogonality.mean-of-norms]` and `[orthogonality.mean-of-cosines]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OrthogonalityForm {
@@ -15,6 +16,20 @@ pub enum OrthogonalityForm {
     /// The authors' code and PEFT: `gamma * mean of ||M||` over all factors. At a gradient norm that differs from
     /// the paper's by a factor of `2 * factors * ||M||`.
     MeanOfNorms(Weight),
+    /// The authors' code for LoRA: `gamma * mean of |cosine|` over all pairs of rows of a factor, and over all factors.
+    /// It does not touch the rows' lengths.
+    MeanOfCosines(Weight),
+}
+
+impl OrthogonalityForm {
+    /// The name in an experiment file, and the weight.
+    pub fn named(&self) -> (&'static str, &Weight) {
+        match self {
+            Self::SumOfSquares(weight) => ("sum-of-squares", weight),
+            Self::MeanOfNorms(weight) => ("mean-of-norms", weight),
+            Self::MeanOfCosines(weight) => ("mean-of-cosines", weight),
+        }
+    }
 }
 
 /// The regularizer's weight in the loss.
@@ -28,23 +43,27 @@ pub struct Weight {
 /// The regularizer over all factors of an arena.
 #[derive(Debug)]
 pub struct Orthogonality {
-    join: Join,
-    gamma: f64,
+    form: OrthogonalityForm,
 }
 
 impl Orthogonality {
     /// The regularizer in the given form.
     pub fn new(form: OrthogonalityForm) -> Self {
-        let (join, gamma) = match form {
-            OrthogonalityForm::SumOfSquares(weight) => (Join::SumOfSquares, weight.gamma),
-            OrthogonalityForm::MeanOfNorms(weight) => (Join::MeanOfNorms, weight.gamma),
-        };
-        Self { join, gamma }
+        Self { form }
     }
 
     /// Adds the gradient to the arena's, in closed form, and returns `R` without `gamma`, a scalar on the arena's
     /// device.
     pub fn add_gradient(&self, arena: &Arena) -> Tensor {
-        add_gradient(arena.param(), arena.grad(), arena.layout().rows(), self.join, self.gamma)
+        let (param, grad, rows) = (arena.param(), arena.grad(), arena.layout().rows());
+        match self.form {
+            OrthogonalityForm::SumOfSquares(weight) => {
+                add_gradient(param, grad, rows, Join::SumOfSquares, weight.gamma)
+            }
+            OrthogonalityForm::MeanOfNorms(weight) => {
+                add_gradient(param, grad, rows, Join::MeanOfNorms, weight.gamma)
+            }
+            OrthogonalityForm::MeanOfCosines(weight) => cosine::add_gradient(param, grad, rows, weight.gamma),
+        }
     }
 }

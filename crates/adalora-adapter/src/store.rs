@@ -13,6 +13,9 @@ use tch::{Device, Kind, Tensor};
 use crate::arena::Arena;
 use crate::layout::{Form, Triplets};
 
+/// The file of tensors in an adapter's folder.
+const TENSORS: &str = "adapter_model.safetensors";
+
 /// What PEFT wants to know beside the tensors.
 #[derive(Debug, Clone)]
 pub struct Description {
@@ -81,6 +84,8 @@ struct Config<'a> {
     r: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     adalora: Option<AdaLora>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pruned: Option<Pruned>,
 }
 
 /// The keys that only PEFT's `AdaLoraConfig` has.
@@ -92,7 +97,38 @@ struct AdaLora {
     rank_pattern: BTreeMap<String, Vec<bool>>,
 }
 
-/// Writes an arena that holds only live triplets into `folder`, which is created.
+/// The keys of PEFT's `LoraConfig` for adapters of different ranks. It would scale each by its own rank: `alpha_pattern`
+/// undoes that.
+#[derive(Serialize)]
+struct Pruned {
+    rank_pattern: BTreeMap<String, usize>,
+    alpha_pattern: BTreeMap<String, f64>,
+}
+
+/// The configuration of what is trained beside increments of low rank, which PEFT has no type for.
+#[derive(Debug, Clone, Serialize)]
+pub struct Tuned {
+    /// The method's name in an experiment file.
+    pub method: String,
+    /// Name or folder of the base checkpoint.
+    pub base_model_name_or_path: String,
+    /// Width of the bottlenecks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
+}
+
+/// Writes an arena without increments into `folder`, which is created: names and place as [`save`] has them.
+///
+/// # Errors
+///
+/// If a file cannot be written.
+pub fn save_tuned(folder: &Path, arena: &Arena, tuned: &Tuned) -> Result<(), StoreError> {
+    let config = serde_json::to_value(tuned).expect("a configuration has no keys but strings");
+    write(folder, config, &extras(arena))
+}
+
+/// Writes an arena that holds only live triplets into `folder`, which is created. Of pruned LoRA an adapter that has
+/// none left is left out, since PEFT knows no rank 0 there.
 ///
 /// `live` says which of the initial triplets those are: a flag for each, by adapter.
 ///
@@ -110,25 +146,29 @@ pub fn save(
     description: &Description,
 ) -> Result<(), StoreError> {
     let layout = arena.layout();
-    let root = format!("base_model.model.{}", description.prefix);
     let ranks = live.iter().map(|flags| flags.iter().filter(|live| **live).count());
     assert!(layout.ranks().into_iter().eq(ranks), "the arena holds the live triplets and no others");
-    let (mut tensors, mut rank_pattern) = (BTreeMap::new(), BTreeMap::new());
+    let (mut tensors, mut rank_pattern) = (extras(arena), BTreeMap::new());
+    let mut pruned = Pruned { rank_pattern: BTreeMap::new(), alpha_pattern: BTreeMap::new() };
+    let mut target_modules = description.target_modules.clone();
     for ((adapter, site), flags) in layout.sites().iter().enumerate().zip(live) {
         let Triplets { q, p, lambda } = layout.triplets(arena.param(), adapter);
-        let name = |tensor| match layout.form() {
-            Form::Svd => format!("{root}{}.{tensor}", site.path),
-            Form::Lora => format!("{root}{}.{tensor}.weight", site.path),
-        };
+        let name = |part| tensor_name(layout.form(), &description.prefix, &site.path, part);
+        if layout.form() == Form::Lora && site.rank != description.init_r {
+            if site.rank == 0 {
+                target_modules.retain(|target| *target != site.path);
+                continue;
+            }
+            let share = site.rank as f64 / description.init_r as f64;
+            pruned.rank_pattern.insert(site.path.clone(), site.rank);
+            pruned.alpha_pattern.insert(site.path.clone(), description.alpha * share);
+        }
         tensors.insert(name("lora_A"), q);
         tensors.insert(name("lora_B"), p.tr());
         if let Some(lambda) = lambda {
             tensors.insert(name("lora_E"), lambda.unsqueeze(1));
             rank_pattern.insert(format!("{}{}.lora_E", description.prefix, site.path), flags.to_vec());
         }
-    }
-    for (name, leaf) in arena.extras() {
-        tensors.insert(format!("base_model.model.{name}"), leaf.detach());
     }
     let adalora = (layout.form() == Form::Svd).then_some(AdaLora {
         init_r: description.init_r,
@@ -140,7 +180,7 @@ pub fn save(
         peft_type: if adalora.is_some() { "ADALORA" } else { "LORA" },
         task_type: "SEQ_CLS",
         base_model_name_or_path: &description.base_model,
-        target_modules: &description.target_modules,
+        target_modules: &target_modules,
         modules_to_save: &description.modules_to_save,
         lora_alpha: description.alpha,
         lora_dropout: 0.0,
@@ -150,25 +190,89 @@ pub fn save(
         init_lora_weights: true,
         r: description.init_r,
         adalora,
+        pruned: Some(pruned).filter(|pruned| !pruned.rank_pattern.is_empty()),
     };
+    write(folder, flat(&config), &tensors)
+}
+
+/// What is trained beside increments, by its name in the file.
+fn extras(arena: &Arena) -> BTreeMap<String, Tensor> {
+    arena.extras().iter().map(|(name, leaf)| (format!("base_model.model.{name}"), leaf.detach())).collect()
+}
+
+fn write(
+    folder: &Path,
+    config: serde_json::Value,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<(), StoreError> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| StoreError::Io { path, source }
     };
     std::fs::create_dir_all(folder).map_err(io(folder))?;
     let path = folder.join("adapter_config.json");
-    std::fs::write(&path, flat_json(&config)).map_err(io(&path))?;
-    write_tensors(&folder.join("adapter_model.safetensors"), &tensors)
+    let config = serde_json::to_string_pretty(&config).expect("a value can be written") + "\n";
+    std::fs::write(&path, config).map_err(io(&path))?;
+    write_tensors(&folder.join(TENSORS), tensors)
 }
 
-/// The configuration with the keys of `adalora` beside the others, where PEFT looks for them.
-fn flat_json(config: &Config) -> String {
+/// Reads what [`save`] or [`save_tuned`] wrote into an arena that was built for it: of the same method and layers, with
+/// the ranks that are in the file. `prefix` is that of the [`Description`].
+///
+/// # Errors
+///
+/// A file that cannot be read; a tensor that the arena has and the file lacks, or the other way round, or whose shape is
+/// another. The arena is then as it was.
+pub fn load(folder: &Path, arena: &Arena, prefix: &str) -> Result<(), StoreError> {
+    let path = folder.join(TENSORS);
+    let mut tensors = read_tensors(&path)?;
+    let problem =
+        |name: &str, rule: String| StoreError::Tensor { path: path.clone(), name: name.into(), rule };
+    let layout = arena.layout();
+    let mut wanted = extras(arena);
+    for (adapter, site) in layout.sites().iter().enumerate() {
+        if layout.form() == Form::Lora && site.rank == 0 {
+            continue;
+        }
+        let Triplets { q, p, lambda } = layout.triplets(arena.param(), adapter);
+        let parts =
+            [("lora_A", Some(q)), ("lora_B", Some(p.tr())), ("lora_E", lambda.map(|e| e.unsqueeze(1)))];
+        for (part, own) in parts {
+            wanted.extend(own.map(|own| (tensor_name(layout.form(), prefix, &site.path, part), own)));
+        }
+    }
+    let mut found = Vec::new();
+    for (name, own) in wanted {
+        let tensor = tensors.remove(&name).ok_or_else(|| problem(&name, "is not there".into()))?;
+        if tensor.size() != own.size() {
+            return Err(problem(&name, format!("is {:?}, expected {:?}", tensor.size(), own.size())));
+        }
+        found.push((own, tensor));
+    }
+    if let Some(name) = tensors.keys().next() {
+        return Err(problem(name, "belongs to nothing that is trained here".into()));
+    }
+    let _guard = tch::no_grad_guard();
+    found.into_iter().for_each(|(mut own, tensor)| own.copy_(&tensor));
+    Ok(())
+}
+
+/// As PEFT names it.
+fn tensor_name(form: Form, prefix: &str, path: &str, part: &str) -> String {
+    let ending = if form == Form::Lora { ".weight" } else { "" };
+    format!("base_model.model.{prefix}{path}.{part}{ending}")
+}
+
+/// The configuration with the keys of `adalora` or `pruned` beside the others, where PEFT looks for them.
+fn flat(config: &Config) -> serde_json::Value {
     let mut value = serde_json::to_value(config).expect("a configuration has no keys but strings");
     let object = value.as_object_mut().expect("a struct is an object");
-    if let Some(serde_json::Value::Object(adalora)) = object.remove("adalora") {
-        object.extend(adalora);
+    for inner in ["adalora", "pruned"] {
+        if let Some(serde_json::Value::Object(own)) = object.remove(inner) {
+            object.extend(own);
+        }
     }
-    serde_json::to_string_pretty(&value).expect("a value can be written") + "\n"
+    value
 }
 
 /// Writes f32 tensors as a safetensors file, sorted by name.
@@ -293,6 +397,45 @@ mod tests {
         assert!(read.contains_key("base_model.model.bert.layer.1.fc.lora_B.weight"));
         let config = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
         assert!(config.contains("\"LORA\"") && !config.contains("rank_pattern"));
+    }
+
+    #[test]
+    fn pruned_lora_keeps_its_scale_and_leaves_empty_adapters_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut description = description();
+        description.target_modules = vec!["layer.0.fc".into(), "layer.1.fc".into()];
+        let (pruned, _) = arena(Form::Lora).compact(&[true, false, true, false, false, false]);
+        save(folder.path(), &pruned, &[&[true, false, true], &[false; 3]], &description).unwrap();
+        let config = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        assert_eq!(config["target_modules"], serde_json::json!(["layer.0.fc"]));
+        assert_eq!(config["rank_pattern"], serde_json::json!({ "layer.0.fc": 2 }));
+        // PEFT scales by 4 over 2, as it was scaled by 6 over 3.
+        assert_eq!(config["alpha_pattern"], serde_json::json!({ "layer.0.fc": 4.0 }));
+        assert_eq!(read_tensors(&folder.path().join(TENSORS)).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded_and_what_does_not_fit_is_named() {
+        let live = [true, false, true, false, false, false];
+        for form in [Form::Svd, Form::Lora] {
+            let folder = tempfile::tempdir().unwrap();
+            let (saved, _) = arena(form).compact(&live);
+            save(folder.path(), &saved, &[&live[..3], &live[3..]], &description()).unwrap();
+            let (other, _) = arena(form).compact(&live);
+            let _ = tch::no_grad(|| other.param().shallow_clone().zero_());
+            load(folder.path(), &other, "bert.").unwrap();
+            assert_eq!(other.param(), saved.param());
+
+            let whole = arena(form);
+            let before = whole.param().copy();
+            let error = load(folder.path(), &whole, "bert.").unwrap_err().to_string();
+            assert!(
+                error.contains("layer.0.fc.lora_A") && error.contains("is [2, 4], expected [3, 4]"),
+                "{error}"
+            );
+            assert_eq!(whole.param(), &before);
+        }
     }
 
     #[test]

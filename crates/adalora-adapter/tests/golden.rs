@@ -114,3 +114,33 @@ fn orthogonality_in_both_forms() {
         }
     }
 }
+
+/// The authors' regularizer for LoRA, of whose start half is 0.
+#[test]
+fn mean_of_cosines() {
+    let (json, tensors) = reference("cosines");
+    for (name, case) in json["cases"].as_object().unwrap() {
+        let rank = case["r"].as_u64().unwrap() as usize;
+        let shapes = case["shapes"].as_array().unwrap();
+        let sites = shapes.iter().enumerate().map(|(i, shape)| {
+            let width = |at: usize| shape[at].as_u64().unwrap() as usize;
+            Site { path: format!("layer{}", i + 1), d_in: width(0), d_out: width(1), rank }
+        });
+        let arena = Arena::new(Layout::new(Form::Lora, sites.collect()), vec![], Device::Cpu, 0);
+        for (i, site) in arena.layout().sites().iter().enumerate() {
+            let mut views = arena.layout().triplets(arena.param(), i);
+            views.q.copy_(&tensors[&format!("{name}.{}.lora_A", site.path)]);
+            views.p.copy_(&tensors[&format!("{name}.{}.lora_B", site.path)].tr());
+        }
+        let spec: OrthogonalityForm =
+            serde_json::from_value(json!({ "mean-of-cosines": { "gamma": 1.0 } })).unwrap();
+        let value = Orthogonality::new(spec).add_gradient(&arena).double_value(&[]);
+        assert!((value - case["value"].as_f64().unwrap()).abs() < 1e-6, "{name}: {value}");
+        for (i, site) in arena.layout().sites().iter().enumerate() {
+            let grads = arena.layout().triplets(arena.grad(), i);
+            let recorded = |field: &str| &tensors[&format!("{name}.grad.{}.{field}", site.path)];
+            assert_near(&grads.q, recorded("lora_A"), &format!("{name}: gradient of A"));
+            assert_near(&grads.p.tr(), recorded("lora_B"), &format!("{name}: gradient of B"));
+        }
+    }
+}

@@ -4,6 +4,7 @@ use adalora_adapter::{Adapter, Linear};
 use adalora_kernels::dropout::{self, Dropout};
 use tch::{Device, Kind, Tensor};
 
+use crate::bottleneck::Residual;
 use crate::{Activation, BertConfig, Checkpoint};
 
 /// Token sequences of one batch, padded to one length.
@@ -17,7 +18,7 @@ pub struct Input {
     pub mask: Option<Tensor>,
 }
 
-/// The encoder. Its own weights need no gradient; adapters on its linear layers do.
+/// The encoder. Its own weights need no gradient unless they are leaves of an arena.
 #[derive(Debug)]
 pub struct Bert {
     heads: i64,
@@ -37,10 +38,10 @@ struct Block {
     key: Linear,
     value: Linear,
     attention_output: Linear,
-    attention_norm: LayerNorm,
+    attention_residual: Residual,
     intermediate: Linear,
     output: Linear,
-    output_norm: LayerNorm,
+    output_residual: Residual,
 }
 
 #[derive(Debug)]
@@ -60,6 +61,11 @@ impl LayerNorm {
         Self::new(tensor("weight"), tensor("bias"), checkpoint.config().layer_norm_eps())
     }
 
+    /// Whether its weights are leaves of an arena.
+    pub(crate) fn is_trained(&self) -> bool {
+        self.weight.requires_grad() || self.bias.requires_grad()
+    }
+
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, false)
     }
@@ -75,7 +81,7 @@ impl Bert {
         device: Device,
     ) -> Self {
         let load = |name: &str| checkpoint.tensor(name, device);
-        let norm = |path: &str| LayerNorm::load(checkpoint, path, device);
+        let residual = |path: String| Residual::load(checkpoint, path, device);
         let linears = checkpoint.config().linears().into_iter().map(|shape| {
             let [weight, bias] = ["weight", "bias"].map(|name| load(&format!("{}.{name}", shape.path)));
             Linear::new(shape.path, weight, Some(bias))
@@ -88,10 +94,10 @@ impl Bert {
                 key: next(),
                 value: next(),
                 attention_output: next(),
-                attention_norm: norm(&format!("encoder.layer.{layer}.attention.output")),
+                attention_residual: residual(format!("encoder.layer.{layer}.attention.output")),
                 intermediate: next(),
                 output: next(),
-                output_norm: norm(&format!("encoder.layer.{layer}.output")),
+                output_residual: residual(format!("encoder.layer.{layer}.output")),
             })
             .collect();
         let embedding = |name: &str| load(&format!("embeddings.{name}_embeddings.weight"));
@@ -110,7 +116,7 @@ impl Bert {
             words: embedding("word"),
             positions: embedding("position"),
             types: embedding("token_type"),
-            norm: norm("embeddings"),
+            norm: LayerNorm::load(checkpoint, "embeddings", device),
             blocks,
         }
     }
@@ -129,6 +135,11 @@ impl Bert {
             let Block { query, key, value, attention_output, intermediate, output, .. } = block;
             [query, key, value, attention_output, intermediate, output]
         })
+    }
+
+    /// The ends of the sublayers, to be changed.
+    pub(crate) fn residuals_mut(&mut self) -> impl Iterator<Item = &mut Residual> {
+        self.blocks.iter_mut().flat_map(|block| [&mut block.attention_residual, &mut block.output_residual])
     }
 
     /// Puts adapters on the layers at the given places of [`linears`](Self::linears), in increasing order.
@@ -166,10 +177,10 @@ impl Bert {
         let context = attention(&query, &key, &value, mask, dropout.zip(Some(self.attention_dropout)));
         let context = context.transpose(1, 2).reshape([rows, width, hidden]);
         let attended = self.drop(block.attention_output.forward(&context), dropout);
-        let x = block.attention_norm.forward(&(attended + x));
+        let x = block.attention_residual.forward(attended, x);
         let wide = self.activation.apply(&block.intermediate.forward(&x));
         let out = self.drop(block.output.forward(&wide), dropout);
-        block.output_norm.forward(&(out + x))
+        block.output_residual.forward(out, &x)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The tensors of a checkpoint, by name, checked against its configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use adalora_adapter::Arena;
 use adalora_adapter::random::Random;
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
@@ -198,6 +199,19 @@ impl Checkpoint {
         for (name, _) in self.config.tensors() {
             let tensor = tensors.get_mut(&name).expect("a checkpoint has every tensor of the encoder");
             *tensor = tensor.to_kind(kind);
+        }
+        Self { config: self.config.clone(), tensors }
+    }
+
+    /// The same checkpoint with leaves of the arena in the place of those tensors of the encoder that it trains.
+    pub(crate) fn over(&self, arena: &Arena) -> Self {
+        let mut tensors = self.copies();
+        let prefix = self.config.prefix();
+        let own: BTreeSet<_> = self.config.tensors().into_iter().map(|(name, _)| name).collect();
+        for (name, leaf) in arena.extras() {
+            if let Some(plain) = name.strip_prefix(prefix).filter(|plain| own.contains(*plain)) {
+                tensors.insert(plain.to_owned(), leaf.shallow_clone());
+            }
         }
         Self { config: self.config.clone(), tensors }
     }

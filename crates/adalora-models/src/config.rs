@@ -41,6 +41,9 @@ pub enum Activation {
     /// Hyperbolic tangent.
     #[serde(rename = "tanh")]
     Tanh,
+    /// `x` times the logistic function of `x`.
+    #[serde(rename = "silu", alias = "swish")]
+    Silu,
 }
 
 impl Activation {
@@ -50,6 +53,7 @@ impl Activation {
             Self::GeluTanh => x.gelu("tanh"),
             Self::Relu => x.relu(),
             Self::Tanh => x.tanh(),
+            Self::Silu => x.silu(),
         }
     }
 }
@@ -76,7 +80,7 @@ impl EncoderConfig {
         Self::parse(&text).map_err(|rule| ModelError::Config { path, rule })
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let config = match model_type(text)?.as_str() {
             "bert" => Self::Bert(serde_json::from_str(text).map_err(|error| error.to_string())?),
             "deberta-v2" => Self::Deberta(DebertaConfig::parse(text)?),
@@ -110,6 +114,14 @@ impl EncoderConfig {
         match self {
             Self::Bert(config) => config.vocab_size,
             Self::Deberta(config) => config.vocab_size,
+        }
+    }
+
+    /// Blocks.
+    pub fn layers(&self) -> usize {
+        match self {
+            Self::Bert(config) => config.num_hidden_layers,
+            Self::Deberta(config) => config.num_hidden_layers,
         }
     }
 

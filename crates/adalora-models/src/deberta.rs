@@ -7,10 +7,11 @@ use adalora_kernels::dropout::{self, Dropout};
 use tch::{Device, Tensor};
 
 use crate::bert::{Input, LayerNorm, additive_mask};
+use crate::bottleneck::Residual;
 use crate::{Activation, Checkpoint, DebertaConfig};
 use relative::{RelativePositions, Window, scores};
 
-/// The encoder. Its own weights need no gradient; adapters on its linear layers do.
+/// The encoder. Its own weights need no gradient unless they are leaves of an arena.
 ///
 /// Tokens know where they are from the attention alone, which is disentangled: the score of query `i` and key `j` is
 /// `(q_i k_j + q_i K_ij + Q_ij k_j) / sqrt(3 d)`, where `K_ij` and `Q_ij` are the same key and query projections,
@@ -34,10 +35,10 @@ struct Block {
     key: Linear,
     value: Linear,
     attention_output: Linear,
-    attention_norm: LayerNorm,
+    attention_residual: Residual,
     intermediate: Linear,
     output: Linear,
-    output_norm: LayerNorm,
+    output_residual: Residual,
 }
 
 /// A convolution of the embeddings that is added to what the first block gives. Version 2 has it.
@@ -72,13 +73,12 @@ impl Deberta {
                 key: linear(path("attention.self.key_proj")),
                 value: linear(path("attention.self.value_proj")),
                 attention_output: linear(path("attention.output.dense")),
-                attention_norm: norm(&path("attention.output")),
+                attention_residual: Residual::load(checkpoint, path("attention.output"), device),
                 intermediate: linear(path("intermediate.dense")),
                 output: linear(path("output.dense")),
-                output_norm: norm(&path("output")),
+                output_residual: Residual::load(checkpoint, path("output"), device),
             }
         });
-        let positions = norm("encoder").forward(&tensor("encoder.rel_embeddings.weight"));
         let convolution = (config.conv_kernel_size > 0).then(|| Convolution {
             weight: tensor("encoder.conv.conv.weight"),
             bias: tensor("encoder.conv.conv.bias"),
@@ -93,7 +93,11 @@ impl Deberta {
             attention_dropout: dropout.unwrap_or(config.attention_probs_dropout_prob),
             words: tensor("embeddings.word_embeddings.weight"),
             norm: norm("embeddings"),
-            positions: RelativePositions::new(config, positions),
+            positions: RelativePositions::new(
+                config,
+                tensor("encoder.rel_embeddings.weight"),
+                norm("encoder"),
+            ),
             convolution,
             blocks: blocks.collect(),
         }
@@ -113,6 +117,11 @@ impl Deberta {
             let Block { query, key, value, attention_output, intermediate, output, .. } = block;
             [query, key, value, attention_output, intermediate, output]
         })
+    }
+
+    /// The ends of the sublayers, to be changed.
+    pub(crate) fn residuals_mut(&mut self) -> impl Iterator<Item = &mut Residual> {
+        self.blocks.iter_mut().flat_map(|block| [&mut block.attention_residual, &mut block.output_residual])
     }
 
     /// Hidden states of the last block, `(rows, width, hidden)`. Without `dropout` nothing is dropped.
@@ -155,10 +164,10 @@ impl Deberta {
     ) -> Tensor {
         let context = self.attention(block, x, window, mask, dropout);
         let attended = self.drop(block.attention_output.forward(&context), dropout);
-        let x = block.attention_norm.forward(&(attended + x));
+        let x = block.attention_residual.forward(attended, x);
         let wide = self.activation.apply(&block.intermediate.forward(&x));
         let out = self.drop(block.output.forward(&wide), dropout);
-        block.output_norm.forward(&(out + x))
+        block.output_residual.forward(out, &x)
     }
 
     fn attention(

@@ -1,12 +1,12 @@
 //! An encoder of either family.
 
-use adalora_adapter::{Adapter, Linear};
+use adalora_adapter::{Adapter, Arena, Linear};
 use adalora_kernels::dropout::Dropout;
 use tch::{Device, Tensor};
 
-use crate::{Bert, Checkpoint, Deberta, EncoderConfig, Input};
+use crate::{Bert, Checkpoint, Deberta, EncoderConfig, Input, Tuning};
 
-/// A frozen encoder whose linear layers may carry adapters.
+/// An encoder whose linear layers may carry adapters. It is frozen unless it is [`tuned`](Self::tuned).
 #[derive(Debug)]
 pub enum Encoder {
     /// BERT.
@@ -25,6 +25,28 @@ impl Encoder {
                 Self::Deberta(Deberta::new(checkpoint, config, dropout, device))
             }
         }
+    }
+
+    /// The encoder as `tuning` trains it, over an arena that was built with [`Tuning::start`]'s values. Its own tensors
+    /// that are trained are f32, so that the checkpoint's must be too.
+    pub fn tuned(
+        checkpoint: &Checkpoint,
+        tuning: Tuning,
+        arena: &Arena,
+        dropout: Option<f64>,
+        device: Device,
+    ) -> Self {
+        let mut encoder = Self::new(&checkpoint.over(arena), dropout, device);
+        if let Tuning::Bottlenecks(placement, _) = tuning {
+            let residuals: Vec<_> = match &mut encoder {
+                Self::Bert(bert) => bert.residuals_mut().collect(),
+                Self::Deberta(deberta) => deberta.residuals_mut().collect(),
+            };
+            for residual in residuals {
+                residual.insert(placement, checkpoint.config().prefix(), arena);
+            }
+        }
+        encoder
     }
 
     /// The linear layers, in the order of [`EncoderConfig::linears`].

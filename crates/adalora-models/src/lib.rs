@@ -8,11 +8,15 @@
 //! 3. [`Head::start`]: first values of pooler and classifier, from the checkpoint or drawn.
 //! 4. An arena over adapters and head; [`Encoder::attach`] and [`Head::new`] take their leaves from it.
 //!
+//! Where more of the encoder is trained than increments, [`Tuning::start`] says what goes into the arena too, and
+//! [`Encoder::tuned`] in the place of `new` takes it from there.
+//!
 //! A model that generates text has no head to be trained: [`BartCheckpoint`], [`Bart`], an arena over adapters, and
 //! [`Generation`] for what is to be generated.
 
 mod bart;
 mod bert;
+mod bottleneck;
 mod checkpoint;
 mod config;
 mod deberta;
@@ -24,9 +28,11 @@ mod pickle;
 mod precision;
 mod search;
 mod torch_file;
+mod tuning;
 
 pub use bart::{Bart, BartCheckpoint, Encoded, Source};
 pub use bert::{Bert, Input};
+pub use bottleneck::Placement;
 pub use checkpoint::{Checkpoint, tensors_file};
 pub use config::{Activation, BartConfig, BertConfig, DebertaConfig, EncoderConfig, LinearShape};
 pub use deberta::Deberta;
@@ -37,3 +43,4 @@ pub use head::{Head, HeadStart, Loss};
 pub use pickle::PickleError;
 pub use precision::{Precision, Settled};
 pub use torch_file::TorchFileError;
+pub use tuning::{TunedTensor, Tuning};

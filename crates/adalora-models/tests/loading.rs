@@ -124,6 +124,6 @@ fn safetensors_come_first() {
 #[test]
 fn an_activation_that_we_do_not_have() {
     let folder = copy();
-    edit_config(folder.path(), "\"hidden_act\": \"gelu\"", "\"hidden_act\": \"swish\"");
-    insta::assert_snapshot!(error(folder.path()), @"FOLDER/config.json: unknown variant `swish`, expected one of `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `relu`, `tanh` at line 10 column 23");
+    edit_config(folder.path(), "\"hidden_act\": \"gelu\"", "\"hidden_act\": \"mish\"");
+    insta::assert_snapshot!(error(folder.path()), @"FOLDER/config.json: unknown variant `mish`, expected one of `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `relu`, `tanh`, `silu`, `swish` at line 10 column 22");
 }

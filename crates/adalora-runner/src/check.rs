@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use adalora::{BudgetSchedule, Layout};
+use adalora::{BudgetSchedule, Form, Layout};
 use adalora_tasks::{Catalogue, Dataset};
 
-use crate::experiment::{Document, Experiment, ModelSpec, Problem, Problems, RunSpec, TaskSpec};
+use crate::experiment::{AdapterSpec, Document, Experiment, ModelSpec, Problem, Problems, RunSpec, TaskSpec};
 use crate::plan::{DataSize, Plan, checkpoint_folder};
 
 /// The plans of all variants, in their order.
@@ -88,9 +88,13 @@ fn details(spec: &RunSpec, plan: &Plan) -> Vec<(&'static str, String)> {
     ];
     if let Some(schedule) = &plan.schedule {
         let adapters = plan.layout.adapters();
+        let what = match plan.layout.form() {
+            Form::Svd => "triplets",
+            Form::Lora => "doublets",
+        };
         lines.push((
             "budget",
-            format!("{} triplets to {} over {adapters} adapters", schedule.initial(), schedule.target()),
+            format!("{} {what} to {} over {adapters} adapters", schedule.initial(), schedule.target()),
         ));
     }
     lines.push((
@@ -105,6 +109,12 @@ fn details(spec: &RunSpec, plan: &Plan) -> Vec<(&'static str, String)> {
     ));
     for (i, layers) in layers(&plan.layout).into_iter().enumerate() {
         lines.push((if i == 0 { "layers" } else { "" }, format!("rank {rank} on {layers}")));
+    }
+    if spec.adapter.form().is_none() {
+        let name = spec.adapter.name();
+        let (_, what) =
+            AdapterSpec::KINDS.iter().find(|(own, _)| *own == name).expect("every kind is listed");
+        lines.push(("trained", (*what).to_owned()));
     }
     lines
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use adalora::ImportanceSpec;
 use adalora_report::{VARIANTS_FILE, write_file};
-use adalora_runner::experiment::{Document, Experiment, ModelSpec, TaskSpec};
+use adalora_runner::experiment::{AdapterSpec, Document, Experiment, ModelSpec, TaskSpec};
 use adalora_runner::provenance::Program;
 use adalora_runner::run_folder::{Found, find};
 use adalora_runner::slurm::{self, Frozen, Named, Request};
@@ -399,6 +399,7 @@ fn list() -> Result<ExitCode> {
         ("budget curves: [budget.NAME]", &adalora::BudgetSpec::CURVES[..]),
         ("models: [model.NAME]", &ModelSpec::KINDS),
         ("tasks: [task.NAME]", &TaskSpec::KINDS),
+        ("methods: [adapter.NAME]", &AdapterSpec::KINDS),
     ];
     for (title, kinds) in choices {
         println!("\n{title}");

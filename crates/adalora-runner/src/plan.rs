@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use adalora::{BudgetSchedule, Form, Layout, Site};
 use adalora_adapter::target;
-use adalora_models::{EncoderConfig, LinearShape};
+use adalora_models::{EncoderConfig, LinearShape, Tuning};
 use adalora_tasks::{Catalogue, Dataset, TaskError};
 
 use crate::experiment::{ModelSpec, Problem, RunSpec, TaskSpec};
@@ -21,6 +21,8 @@ pub struct Plan {
     pub places: Vec<usize>,
     /// The adapted layers.
     pub layout: Layout,
+    /// Parameters trained in the encoder itself, or put into it, beside increments.
+    pub tuned: usize,
     /// Training examples.
     pub train_rows: usize,
     /// Logits of the head.
@@ -35,10 +37,10 @@ pub struct Plan {
     pub planted: Vec<String>,
 }
 
-/// Trainable parameters of a run.
+/// Trainable parameters of a run, by one rule for all methods: the head's apart, everything else is the adapter's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParameterCounts {
-    /// Of the adapters at the start.
+    /// Of the adapters at the start, or of what else is trained but the head.
     pub adapter_peak: usize,
     /// Of the live triplets at the end, if every adapter kept the same rank: which ones are kept decides, since a
     /// triplet of a wider layer has more parameters.
@@ -89,10 +91,16 @@ impl Plan {
             ));
         }
 
-        let form = match spec.adapter.form() {
-            Form::Svd => "svd",
-            Form::Lora => "lora",
-        };
+        let method = spec.adapter.name();
+        if let Tuning::Bottlenecks(_, width) = spec.adapter.tuning()
+            && width >= config.hidden_size()
+        {
+            let hidden = config.hidden_size();
+            problems.push(problem(
+                &format!("adapter.{method}.width"),
+                format!("adapter.{method}.width ({width}) must be below the {hidden} of the hidden states"),
+            ));
+        }
         let linears = config.linears();
         let paths = || linears.iter().map(|linear| linear.path.as_str());
         let mut select = |key: &str, patterns: &[String]| {
@@ -101,7 +109,7 @@ impl Plan {
                 Vec::new()
             })
         };
-        let places = select(&format!("adapter.{form}.targets"), spec.adapter.targets());
+        let places = select(&format!("adapter.{method}.targets"), spec.adapter.targets());
         let planted = match &spec.task {
             TaskSpec::Planted(planted) => select("task.planted.layers", &planted.layers),
             TaskSpec::Text(_) => Vec::new(),
@@ -112,11 +120,12 @@ impl Plan {
             let LinearShape { path, d_in, d_out } = linears[place].clone();
             Site { path, d_in, d_out, rank }
         });
-        let layout = Layout::new(spec.adapter.form(), sites.collect());
+        // Without increments it has no site, and no form.
+        let layout = Layout::new(spec.adapter.form().unwrap_or(Form::Lora), sites.collect());
         for site in layout.sites() {
             if rank > site.d_in.min(site.d_out) {
                 problems.push(problem(
-                    &format!("adapter.{form}"),
+                    &format!("adapter.{method}"),
                     format!(
                         "rank {rank} exceeds what `{}` can have: its weight is {} by {}",
                         site.path, site.d_out, site.d_in
@@ -154,6 +163,7 @@ impl Plan {
             return Err(problems);
         }
         Ok(Self {
+            tuned: spec.adapter.tuning().parameters(&config),
             config,
             checkpoint,
             places,
@@ -171,7 +181,7 @@ impl Plan {
     pub fn parameters(&self) -> ParameterCounts {
         let hidden = self.config.hidden_size();
         let costs: usize = self.layout.triplet_costs().iter().sum();
-        let adapter_peak = self.layout.entries();
+        let adapter_peak = self.layout.entries() + self.tuned;
         let adapter_final_if_uniform = match &self.schedule {
             Some(schedule) => schedule.target() / self.layout.adapters() * costs,
             None => adapter_peak,

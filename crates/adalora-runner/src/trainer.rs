@@ -75,13 +75,11 @@ pub enum TrainError {
     #[error(transparent)]
     Allocation(#[from] AllocationError),
     /// A run ended with another number of live triplets than its budget.
-    #[error(
-        "the run ended with {live} live triplets and {nonzero} values of lambda that are not 0; its budget is {budget}"
-    )]
+    #[error("the run ended with {live} live triplets and {nonzero} that are not 0; its budget is {budget}")]
     OffBudget {
         /// Triplets that the last allocation kept.
         live: usize,
-        /// Values of lambda that are not 0.
+        /// Triplets that are not 0.
         nonzero: usize,
         /// Triplets that should live.
         budget: usize,
@@ -112,9 +110,12 @@ impl<'a> Trainer<'a> {
 
         let widest = dataset.train.iter().map(|example| example.ids.len()).max().unwrap_or(0);
         let precision = spec.train.precision.settle(config, spec.train.batch_size * widest, device);
-        let mut encoder = Encoder::new(&checkpoint.to_kind(precision.kind()), dropout, device);
+        let tuning = spec.adapter.tuning();
         let start = Head::start(checkpoint, plan.outputs, seed);
-        let arena = Arena::new(plan.layout.clone(), start.extras, device, seed);
+        let extras = tuning.start(checkpoint, seed).into_iter().chain(start.extras).collect();
+        let arena = Arena::new(plan.layout.clone(), extras, device, seed);
+        let frozen = checkpoint.to_kind(precision.kind());
+        let mut encoder = Encoder::tuned(&frozen, tuning, &arena, dropout, device);
         encoder.attach(&plan.places, arena.adapters(spec.adapter.scale()));
         let head = Head::new(config, &arena, classifier_dropout);
 
@@ -342,7 +343,7 @@ impl<'a> Trainer<'a> {
     ///
     /// If it has more or fewer, or the last allocation had no importance to go by.
     pub fn check_budget(&mut self) -> Result<(), TrainError> {
-        let nonzero = self.nonzero();
+        let nonzero = self.arena.layout().unmasked(self.arena.param());
         let Some(budget) = self.plan.schedule.as_ref().map(BudgetSchedule::target) else { return Ok(()) };
         let live = self.ranks()?.iter().sum();
         if live == budget && nonzero <= budget {
@@ -350,11 +351,6 @@ impl<'a> Trainer<'a> {
         } else {
             Err(TrainError::OffBudget { live, nonzero, budget })
         }
-    }
-
-    /// Values of lambda that are not 0.
-    fn nonzero(&self) -> usize {
-        self.arena.layout().lambda(self.arena.param()).ne(0.0).sum(Kind::Int64).int64_value(&[]) as usize
     }
 
     /// The triplets that the last allocation kept; `None` where ranks are fixed.

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use adalora_models::{Checkpoint, Precision};
+use adalora_adapter::store::{Description, Tuned, save, save_tuned};
+use adalora_models::{Checkpoint, Precision, Tuning};
 use adalora_report::{
     DevRecord, LogRecord, Parameters, Planted, RunResult, Status, StepScores, TrainRecord, Triplets,
 };
@@ -383,7 +384,8 @@ fn train(
         last,
         parameters: Parameters {
             adapter_peak: plan.parameters().adapter_peak,
-            adapter_final: ranks.iter().zip(costs).map(|(rank, cost)| rank * cost).sum(),
+            adapter_final: plan.tuned
+                + ranks.iter().zip(costs).map(|(rank, cost)| rank * cost).sum::<usize>(),
             head: plan.parameters().head,
         },
         triplets: plan.schedule.as_ref().map(|schedule| Triplets {
@@ -403,7 +405,20 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &Path) ->
         ModelSpec::Pretrained(model) => model.checkpoint.clone(),
         ModelSpec::Random(_) => "random".into(),
     };
-    let description = adalora_adapter::store::Description {
+    let (arena, pattern) = trainer.adapter()?;
+    if job.spec.adapter.form().is_none() {
+        let width = match job.spec.adapter.tuning() {
+            Tuning::Bottlenecks(_, width) => Some(width),
+            _ => None,
+        };
+        let method = job.spec.adapter.name().to_owned();
+        return Ok(save_tuned(
+            folder,
+            &arena,
+            &Tuned { method, base_model_name_or_path: base_model, width },
+        )?);
+    }
+    let description = Description {
         base_model,
         prefix: plan.config.prefix().into(),
         target_modules: plan.layout.sites().iter().map(|site| site.path.clone()).collect(),
@@ -413,9 +428,8 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &Path) ->
         alpha: job.spec.adapter.alpha(),
         total_steps: plan.total_steps,
     };
-    let (arena, pattern) = trainer.adapter()?;
     let live: Vec<_> = pattern.by_adapter().collect();
-    Ok(adalora_adapter::store::save(folder, &arena, &live, &description)?)
+    Ok(save(folder, &arena, &live, &description)?)
 }
 
 fn dataset_notes(dataset: &Dataset, drawn: &[String]) -> Vec<String> {

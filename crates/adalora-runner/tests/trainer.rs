@@ -140,11 +140,21 @@ fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
 /// Without regularizer and clipping, in which dead triplets of a masked run still take part.
 #[test]
 fn a_compact_arena_trains_as_a_masked_one() {
+    assert_compact_trains_as_masked(&[]);
+}
+
+#[test]
+fn pruned_lora_trains_alike_compact_and_masked() {
+    assert_compact_trains_as_masked(&[("[adapter.svd]", "[adapter.lora]"), ("init_r = 4", "r = 4")]);
+}
+
+fn assert_compact_trains_as_masked(changes: &[(&str, &str)]) {
     let plain = [
         ("[orthogonality.mean-of-norms]\ngamma = 0.1\n", ""),
         ("regularizer = true\n", ""),
         ("clip = 1.0\n", ""),
     ];
+    let plain = [&plain[..], changes].concat();
     let compact = Setting::new(&plain);
     let masked = Setting::new(&[&plain[..], &[("[train]", "[train]\ncompact = false")]].concat());
     let ((losses, param, ranks), (masked_losses, masked_param, masked_ranks)) =
@@ -299,7 +309,7 @@ fn what_a_state_holds_is_needed() {
 fn a_state_of_another_run_is_refused() {
     let setting = Setting::new(&[]);
     let mut states = Vec::new();
-    go_on(setting.trainer(), setting.plan.total_steps, |state| states.push(state));
+    let _ = go_on(setting.trainer(), setting.plan.total_steps, |state| states.push(state));
     let other = Setting::new(&[("init_r = 4", "init_r = 3")]);
     for (step, name) in [(24, "compacted"), (5, "param")] {
         let error = other.trainer().restore(states.swap_remove(step - 1)).unwrap_err().to_string();

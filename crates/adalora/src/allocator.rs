@@ -3,14 +3,15 @@
 use adalora_adapter::{Arena, Layout};
 use adalora_budget::{BudgetAction, BudgetSchedule, RankPattern};
 use adalora_importance::{ImportanceMetric, Observation};
-use adalora_kernels::selection::{keep_top, mask};
+use adalora_kernels::selection::keep_top;
 use tch::{Device, Kind, Tensor};
 
 /// Shrinks the ranks of an arena's adapters along a budget.
 ///
 /// After each optimizer step it masks what the budget says: of the triplets of all adapters together, the `b(t)`
 /// most important ones keep their lambda, the others' becomes 0. `P`, `Q` and the optimizer's moments stay, so that
-/// a triplet may come back at a later allocation.
+/// a triplet may come back at a later allocation. LoRA's doublets have no lambda: both their rows become 0, from which
+/// they do not come back but by momentum ([`Layout::mask`]).
 ///
 /// The choice is made where the arena lives, and nothing is read back for it: on another device than the CPU the
 /// host does not wait at an allocation.
@@ -162,7 +163,7 @@ impl RankAllocator {
     }
 
     fn apply(&self, arena: &Arena) {
-        mask(&mut self.layout.lambda(arena.param()), &self.masked);
+        self.layout.mask(arena.param(), &self.masked);
     }
 
     /// The triplets that the last allocation kept; all of them before the first. The first call after an allocation

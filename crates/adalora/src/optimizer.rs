@@ -58,6 +58,8 @@ pub struct WeightDecay {
     pub lambda: f64,
     /// Of the weights of head and pooler.
     pub head: f64,
+    /// Of the weights that are trained in the encoder: all its own, or those of bottlenecks.
+    pub encoder: f64,
 }
 
 impl WeightDecay {
@@ -67,6 +69,7 @@ impl WeightDecay {
             ParameterKind::Factor => self.factors,
             ParameterKind::Lambda => self.lambda,
             ParameterKind::Weight => self.head,
+            ParameterKind::Encoder => self.encoder,
             ParameterKind::Bias => 0.0,
         };
         arena.kinds().iter().map(|(range, kind)| (range.clone(), rate(kind))).collect()

@@ -198,7 +198,7 @@ fn a_run_of_thirty_steps() {
         let spec = AdamWSpec {
             lr: recorded.number("lr"),
             schedule: LearningRateSpec::Linear(WarmUp { warm_up: recorded.count("warmup_steps") }),
-            weight_decay: WeightDecay { factors: decay, lambda: decay, head: 0.0 },
+            weight_decay: WeightDecay { factors: decay, lambda: decay, ..Default::default() },
             ..Default::default()
         };
         let mut optimizer = AdamW::new(&spec, &arena);

@@ -23,7 +23,11 @@ fn fifty_steps_with_clipping_and_two_rates_of_decay() {
         ("constant", LearningRateSpec::Constant(WarmUp { warm_up })),
     ] {
         // Weights decay like the parameters `a` and `b` there, biases do not, like `c` and `d`.
-        let kind = |name| if matches!(name, "a" | "b") { ParameterKind::Weight } else { ParameterKind::Bias };
+        let kind = |name| match name {
+            "a" => ParameterKind::Weight,
+            "b" => ParameterKind::Encoder,
+            _ => ParameterKind::Bias,
+        };
         let extras = NAMES.map(|name| Extra {
             name: name.into(),
             start: tensors[&format!("initial.{name}")].copy(),
@@ -33,7 +37,7 @@ fn fifty_steps_with_clipping_and_two_rates_of_decay() {
         let spec = AdamWSpec {
             lr: settings["lr"].as_f64().unwrap(),
             schedule: of,
-            weight_decay: WeightDecay { head: 0.1, ..Default::default() },
+            weight_decay: WeightDecay { head: 0.1, encoder: 0.1, ..Default::default() },
             ..Default::default()
         };
         let mut optimizer = AdamW::new(&spec, &arena);

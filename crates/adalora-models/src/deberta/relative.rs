@@ -3,6 +3,7 @@
 use tch::Tensor;
 
 use crate::DebertaConfig;
+use crate::bert::LayerNorm;
 
 /// Rows of the scores that are computed together. Columns that no score needs are one for each of these rows; a
 /// smaller block has fewer of them, but smaller products too.
@@ -33,8 +34,10 @@ pub(crate) fn bucket(distance: i64, buckets: i64, furthest: i64) -> i64 {
 pub(crate) struct RelativePositions {
     buckets: i64,
     furthest: i64,
-    /// `(2 * buckets, hidden)`, normalised.
+    /// `(2 * buckets, hidden)`, normalised but for `norm`.
     embeddings: Tensor,
+    /// What normalises them, if that changes while the encoder is trained.
+    norm: Option<LayerNorm>,
 }
 
 /// What of them sequences of one width need.
@@ -49,8 +52,14 @@ pub(crate) struct Window {
 }
 
 impl RelativePositions {
-    pub(crate) fn new(config: &DebertaConfig, embeddings: Tensor) -> Self {
-        Self { buckets: config.position_buckets, furthest: config.furthest(), embeddings }
+    /// From the table of a checkpoint, which `norm` normalises.
+    pub(crate) fn new(config: &DebertaConfig, table: Tensor, norm: LayerNorm) -> Self {
+        let (buckets, furthest) = (config.position_buckets, config.furthest());
+        if table.requires_grad() || norm.is_trained() {
+            Self { buckets, furthest, embeddings: table, norm: Some(norm) }
+        } else {
+            Self { buckets, furthest, embeddings: norm.forward(&table), norm: None }
+        }
     }
 
     /// The row of a distance: what is further than the last bucket is in the last one.
@@ -67,8 +76,12 @@ impl RelativePositions {
         let reversed: Vec<i64> =
             (-furthest..=width).map(|distance| self.row((-distance).max(-furthest)) - first).collect();
         let device = self.embeddings.device();
+        let occurring = self.embeddings.narrow(0, first, last - first + 1);
         Window {
-            embeddings: self.embeddings.narrow(0, first, last - first + 1),
+            embeddings: match &self.norm {
+                Some(norm) => norm.forward(&occurring),
+                None => occurring,
+            },
             of_queries: Tensor::from_slice(&reversed).to(device),
             of_keys: Tensor::from_slice(&rows).to(device),
         }
@@ -171,6 +184,7 @@ mod tests {
                 buckets,
                 furthest,
                 embeddings: random.normal(&[2 * buckets, heads * size], 1.0),
+                norm: None,
             };
             let window = table.window(width);
             let first = table.row(1 - width);

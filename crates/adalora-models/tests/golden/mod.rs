@@ -21,6 +21,7 @@ pub(crate) fn assert_near(got: &Tensor, expected: &Tensor, what: &str) {
 }
 
 /// Values where there are tokens: what stands at padding is nobody's business.
+#[allow(dead_code, reason = "not every test that shares this file has hidden states")]
 pub(crate) fn at_tokens(values: &Tensor, mask: &Tensor) -> Tensor {
     values * mask.unsqueeze(-1)
 }

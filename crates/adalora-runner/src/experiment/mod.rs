@@ -27,6 +27,6 @@ mod tree;
 pub use document::Document;
 pub use problem::{Problem, Problems};
 pub use spec::{
-    AdapterSpec, Experiment, Gradient, Lora, ModelSpec, ObservationSpec, Planted, Pretrained, RandomEncoder,
-    RunSpec, Svd, TaskSpec, TrainSpec, Weights,
+    AdapterSpec, Bottleneck, Experiment, Gradient, Lora, ModelSpec, ObservationSpec, Planted, Pretrained,
+    RandomEncoder, RunSpec, Svd, TaskSpec, TrainSpec, Weights,
 };

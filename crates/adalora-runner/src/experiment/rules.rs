@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use adalora::{BudgetSchedule, Form, OrthogonalityForm};
+use adalora::{BudgetSchedule, Form, ImportanceSpec, OrthogonalityForm};
+use adalora_models::{Precision, Tuning};
 
 use super::problem::Problem;
 use super::read::quoted;
@@ -162,10 +163,38 @@ impl Rules {
     }
 
     fn adapter(&mut self, spec: &RunSpec) {
-        let (table, rank) = match &spec.adapter {
-            AdapterSpec::Svd(_) => ("adapter.svd", "init_r"),
-            AdapterSpec::Lora(_) => ("adapter.lora", "r"),
-        };
+        let table = format!("adapter.{}", spec.adapter.name());
+        match &spec.adapter {
+            AdapterSpec::Svd(_) => self.increments(spec, &table, "init_r"),
+            AdapterSpec::Lora(_) => self.increments(spec, &table, "r"),
+            AdapterSpec::Houlsby(bottleneck) | AdapterSpec::Pfeiffer(bottleneck) => {
+                self.at_least(&format!("{table}.width"), bottleneck.width, 1, "");
+            }
+            AdapterSpec::Full(_) | AdapterSpec::Bitfit(_) => {}
+        }
+        // The encoder's own tensors are f32 where they are trained; bottlenecks stand beside a frozen one.
+        let own = matches!(spec.adapter.tuning(), Tuning::Full | Tuning::BitFit);
+        self.hold("train.precision", !own || spec.train.precision == Precision::F32, || {
+            format!("must be \"f32\" with [{table}], which trains the encoder's own tensors: leave it out")
+        });
+        if let Some(form) = &spec.orthogonality {
+            let (name, weight) = form.named();
+            self.positive(
+                &format!("orthogonality.{name}.gamma"),
+                weight.gamma,
+                "; leave [orthogonality] out for no regularizer",
+            );
+            self.hold("orthogonality", spec.adapter.form().is_some(), || {
+                format!("has no effect with [{table}], which has no factors: leave it out")
+            });
+            let pairs = !matches!(form, OrthogonalityForm::MeanOfCosines(_)) || spec.adapter.rank() != 1;
+            self.hold("orthogonality.mean-of-cosines", pairs, || {
+                "has no effect at rank 1: a cosine is of two rows; leave [orthogonality] out".into()
+            });
+        }
+    }
+
+    fn increments(&mut self, spec: &RunSpec, table: &str, rank: &str) {
         self.patterns(
             &format!("{table}.targets"),
             spec.adapter.targets(),
@@ -178,18 +207,9 @@ impl Rules {
             "an adapter of rank 0 learns nothing",
         );
         self.positive(&format!("{table}.alpha"), spec.adapter.alpha(), ": the increment is scaled by it");
-        if let Some(form) = &spec.orthogonality {
-            let (key, gamma) = match form {
-                OrthogonalityForm::SumOfSquares(weight) => {
-                    ("orthogonality.sum-of-squares.gamma", weight.gamma)
-                }
-                OrthogonalityForm::MeanOfNorms(weight) => ("orthogonality.mean-of-norms.gamma", weight.gamma),
-            };
-            self.positive(key, gamma, "; leave [orthogonality] out for no regularizer");
-        }
     }
 
-    /// Importance, budget and observation exist together, and only with SVD triplets.
+    /// Importance, budget and observation exist together, and only with triplets or LoRA's doublets.
     fn allocation(&mut self, spec: &RunSpec) {
         let (importance, budget) = (spec.importance.is_some(), spec.budget.is_some());
         self.hold("importance", !importance || budget, || {
@@ -198,14 +218,20 @@ impl Rules {
         self.hold("budget", !budget || importance, || {
             "needs [importance], which says what to keep: add one, or leave [budget] out".into()
         });
-        let svd = spec.adapter.form() == Form::Svd;
+        let form = spec.adapter.form();
         for (table, present) in [("importance", importance), ("budget", budget)] {
-            self.hold(table, !present || svd, || {
-                "needs [adapter.svd], which has triplets to choose from: change the adapter, or leave \
-                 [importance], [budget] and [observation] out"
-                    .into()
+            self.hold(table, !present || form.is_some(), || {
+                format!(
+                    "has no effect with [adapter.{}], which has no ranks to choose: take [adapter.svd] or \
+                     [adapter.lora], or leave [importance], [budget] and [observation] out",
+                    spec.adapter.name()
+                )
             });
         }
+        let magnitude = matches!(spec.importance, Some(ImportanceSpec::Magnitude(_)));
+        self.hold("importance.magnitude", !magnitude || form != Some(Form::Lora), || {
+            "needs [adapter.svd]: it is the size of lambda, which LoRA has not; take another metric".into()
+        });
         if let Some(metric) = &spec.importance {
             for error in metric.problems() {
                 self.prefixed(&format!("importance.{}", metric.name()), error.key, &error);
@@ -250,7 +276,7 @@ impl Rules {
 
     /// All rules of the schedule if the number of steps is given, else those that need none.
     fn budget(&mut self, spec: &RunSpec) {
-        let Some(budget) = &spec.budget else { return };
+        let Some(budget) = spec.budget.as_ref().filter(|_| spec.adapter.form().is_some()) else { return };
         // What is 0 was reported where it stands.
         let given = |value: usize| Some(value).filter(|value| *value > 0).unwrap_or(usize::MAX);
         let steps = given(spec.train.steps.unwrap_or(0));
@@ -269,16 +295,30 @@ impl Rules {
         }
         self.positive("optimizer.eps", optimizer.eps, ": it keeps the denominator from 0");
         let decay = &optimizer.weight_decay;
-        for (key, value) in [("factors", decay.factors), ("lambda", decay.lambda), ("head", decay.head)] {
+        let rates = [
+            ("factors", decay.factors),
+            ("lambda", decay.lambda),
+            ("head", decay.head),
+            ("encoder", decay.encoder),
+        ];
+        for (key, value) in rates {
             let key = format!("optimizer.weight_decay.{key}");
             self.hold(&key, value >= 0.0 && value.is_finite(), || {
                 format!("({value:?}) must be finite and at least 0")
             });
         }
-        let lambda = decay.lambda == 0.0 || spec.adapter.form() == Form::Svd;
-        self.hold("optimizer.weight_decay.lambda", lambda, || {
-            format!("({:?}) has no effect: LoRA has no singular values; leave it out", decay.lambda)
-        });
+        let table = spec.adapter.name();
+        let weights = !matches!(spec.adapter.tuning(), Tuning::Frozen | Tuning::BitFit);
+        let present = [
+            ("factors", decay.factors, spec.adapter.form().is_some(), "factors"),
+            ("lambda", decay.lambda, spec.adapter.form() == Some(Form::Svd), "singular values"),
+            ("encoder", decay.encoder, weights, "weights in the encoder to train"),
+        ];
+        for (key, value, present, what) in present {
+            self.hold(&format!("optimizer.weight_decay.{key}"), present || value == 0.0, || {
+                format!("({value:?}) has no effect: [adapter.{table}] has no {what}; leave it out")
+            });
+        }
         let warm_up = optimizer.schedule.warm_up();
         if let Some(steps) = spec.train.steps.filter(|steps| *steps > 0) {
             let curve = match optimizer.schedule {

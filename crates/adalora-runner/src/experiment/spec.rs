@@ -1,7 +1,7 @@
 //! What an experiment file says, table by table.
 
 use adalora::{AdamWSpec, BudgetSpec, Form, ImportanceSpec, OrthogonalityForm};
-use adalora_models::Precision;
+use adalora_models::{Placement, Precision, Tuning};
 use serde::{Deserialize, Serialize};
 
 /// A whole experiment: one or more variants, each run with every seed.
@@ -136,7 +136,7 @@ pub struct Planted {
     pub seed: u64,
 }
 
-/// `[adapter.svd]` or `[adapter.lora]`
+/// `[adapter.NAME]`: what is trained beside the head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdapterSpec {
@@ -144,6 +144,14 @@ pub enum AdapterSpec {
     Svd(Svd),
     /// `B A`.
     Lora(Lora),
+    /// The whole encoder.
+    Full(NoSettings),
+    /// Bias vectors of the encoder.
+    Bitfit(NoSettings),
+    /// Two bottlenecks in each block.
+    Houlsby(Bottleneck),
+    /// One bottleneck in each block.
+    Pfeiffer(Bottleneck),
 }
 
 /// `[adapter.svd]`
@@ -164,47 +172,97 @@ pub struct Svd {
 pub struct Lora {
     /// Patterns over whole path components; every one must match.
     pub targets: Vec<String>,
-    /// Rank of every adapter.
+    /// Rank of every adapter at the start; without `[budget]` it stays.
     pub r: usize,
     /// The increment is scaled by `alpha / r`.
     pub alpha: f64,
 }
 
+/// `[adapter.full]` and `[adapter.bitfit]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoSettings {}
+
+/// `[adapter.houlsby]` and `[adapter.pfeiffer]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bottleneck {
+    /// Width between its two layers.
+    pub width: usize,
+}
+
 impl AdapterSpec {
-    /// SVD or LoRA.
-    pub fn form(&self) -> Form {
+    /// Every method with what it is.
+    pub const KINDS: [(&str, &str); 6] = [
+        ("svd", "increments P diag(lambda) Q, whose ranks a budget may shrink: AdaLoRA"),
+        ("lora", "increments B A, whose ranks a budget may shrink: LoRA, pruned LoRA"),
+        ("full", "all weights of the encoder: full fine-tuning"),
+        ("bitfit", "the bias vectors of the encoder alone"),
+        ("houlsby", "a bottleneck after attention and one after the feed-forward part of each block"),
+        ("pfeiffer", "a bottleneck after the feed-forward part of each block"),
+    ];
+
+    /// The name in an experiment file.
+    pub fn name(&self) -> &'static str {
         match self {
-            Self::Svd(_) => Form::Svd,
-            Self::Lora(_) => Form::Lora,
+            Self::Svd(_) => "svd",
+            Self::Lora(_) => "lora",
+            Self::Full(_) => "full",
+            Self::Bitfit(_) => "bitfit",
+            Self::Houlsby(_) => "houlsby",
+            Self::Pfeiffer(_) => "pfeiffer",
         }
     }
 
-    /// The patterns.
+    /// What is trained in the encoder itself.
+    pub fn tuning(&self) -> Tuning {
+        match self {
+            Self::Svd(_) | Self::Lora(_) => Tuning::Frozen,
+            Self::Full(_) => Tuning::Full,
+            Self::Bitfit(_) => Tuning::BitFit,
+            Self::Houlsby(bottleneck) => Tuning::Bottlenecks(Placement::Houlsby, bottleneck.width),
+            Self::Pfeiffer(bottleneck) => Tuning::Bottlenecks(Placement::Pfeiffer, bottleneck.width),
+        }
+    }
+
+    /// SVD or LoRA; `None` without increments of low rank.
+    pub fn form(&self) -> Option<Form> {
+        match self {
+            Self::Svd(_) => Some(Form::Svd),
+            Self::Lora(_) => Some(Form::Lora),
+            _ => None,
+        }
+    }
+
+    /// The patterns; none without increments.
     pub fn targets(&self) -> &[String] {
         match self {
             Self::Svd(svd) => &svd.targets,
             Self::Lora(lora) => &lora.targets,
+            _ => &[],
         }
     }
 
-    /// Rank of every adapter at the start.
+    /// Rank of every adapter at the start; 0 without increments.
     pub fn rank(&self) -> usize {
         match self {
             Self::Svd(svd) => svd.init_r,
             Self::Lora(lora) => lora.r,
+            _ => 0,
         }
     }
 
     /// What the increment is multiplied by: `alpha` over the rank at the start, whatever the rank is later.
     pub fn scale(&self) -> f64 {
-        self.alpha() / self.rank() as f64
+        self.alpha() / self.rank().max(1) as f64
     }
 
-    /// The field's `alpha`.
+    /// The field's `alpha`; 0 without increments.
     pub fn alpha(&self) -> f64 {
         match self {
             Self::Svd(svd) => svd.alpha,
             Self::Lora(lora) => lora.alpha,
+            _ => 0.0,
         }
     }
 }
@@ -272,7 +330,7 @@ pub struct TrainSpec {
     /// at the best evaluation so far, and where a run is stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<usize>,
-    /// In which dtype the frozen encoder computes.
+    /// In which dtype the frozen encoder computes. One whose own tensors are trained computes in f32.
     #[serde(default)]
     pub precision: Precision,
     /// CPU threads of one run. Part of the settings because sums in another order round differently.
