@@ -25,6 +25,14 @@ list: setup
 report EXPERIMENT: setup
     @cargo run -q -p adalora-runner -- report "$@"
 
+# Show where the runs of an experiment stand
+status EXPERIMENT: setup
+    @cargo run -q -p adalora-runner -- status "$@"
+
+# Write the ranks that a finished run found to a file: just export-pattern runs/quickstart/adalora/seed-1 found.toml
+export-pattern RUN FILE: setup
+    @cargo run -q -p adalora-runner -- export-pattern "$@"
+
 # Download data sets and checkpoints: just fetch sst-2, just fetch model microsoft/deberta-v3-base
 fetch *NAMES: setup
     @cargo run -q -p adalora-runner -- fetch "$@"
@@ -34,6 +42,11 @@ test: setup
     python3 scripts/test_setup.py
     python3 scripts/test_cuda_bundle.py
     cargo test --workspace --no-fail-fast
+
+# Run an array on a real Slurm of one node, which it starts; needs Debian's slurmctld, slurmd, slurm-client and munge
+test-slurm: setup
+    cargo build -p adalora-runner
+    python3 scripts/test_slurm.py target/debug/adalora
 
 # Compare the CUDA kernels with their references on the GPUs of this machine; without one it fails
 test-cuda: setup

@@ -19,10 +19,11 @@ fn narrow(adapters: usize) -> Layout {
 
 fn allocator(arena: &Arena) -> RankAllocator {
     // Allocates at every step, for longer than a benchmark lasts.
-    let phases = Phases { target_r: 4, t_init: 0, t_final: 1, delta_t: 1, min_r: 0 };
+    let phases =
+        Phases { target_r: Some(4), target_parameters: None, t_init: 0, t_final: 1, delta_t: 1, min_r: 0 };
     let layout = arena.layout();
     let schedule =
-        BudgetSchedule::new(&BudgetSpec::Linear(phases), layout.triplet_count(), layout.adapters(), STEPS);
+        BudgetSchedule::new(&BudgetSpec::Linear(phases), &layout.ranks(), &layout.triplet_costs(), STEPS);
     let start = Start { layout, device: Device::Cpu, seed: 1 };
     let metric = ImportanceSpec::SensitivityUncertainty(Default::default()).start(&start);
     RankAllocator::new(metric, schedule.expect("the phases fit into the run"), arena)

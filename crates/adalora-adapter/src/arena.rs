@@ -183,9 +183,19 @@ impl Arena {
         &self.adapters
     }
 
-    /// One adapter for each site, to be attached to its layer.
+    /// One adapter for each site, to be attached to its layer, all of one scale.
     pub fn adapters(&self, scale: f64) -> impl Iterator<Item = Adapter> {
         self.adapters.iter().map(move |leaves| Adapter::new(leaves, scale))
+    }
+
+    /// One adapter for each site, each of its own scale.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one scale for each.
+    pub fn scaled_adapters(&self, scales: &[f64]) -> impl Iterator<Item = Adapter> {
+        assert_eq!(scales.len(), self.adapters.len(), "one scale for each adapter");
+        self.adapters.iter().zip(scales).map(|(leaves, &scale)| Adapter::new(leaves, scale))
     }
 
     /// The trainable parameters outside the adapters, by name.

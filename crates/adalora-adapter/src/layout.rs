@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use adalora_kernels::clear::clear;
 use adalora_kernels::rows::{Factor, Rows};
 use adalora_kernels::{selection, triplets};
 use serde::{Deserialize, Serialize};
@@ -180,12 +181,7 @@ impl Layout {
     pub fn mask(&self, entries: &Tensor, masked: &Tensor) {
         match self.form {
             Form::Svd => selection::mask(&mut self.lambda(entries), masked),
-            Form::Lora => {
-                for factor in self.rows.factors() {
-                    let own = masked.narrow(0, factor.first as i64, factor.rows as i64);
-                    let _ = factor.view(entries).masked_fill_(&own.unsqueeze(1), 0.0);
-                }
-            }
+            Form::Lora => clear(&mut entries.shallow_clone(), &self.rows, masked),
         }
     }
 

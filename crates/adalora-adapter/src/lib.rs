@@ -6,9 +6,11 @@
 //! | where each adapter's parameters lie | [`Layout`] |
 //! | the buffers, and the leaf tensors over them | [`Arena`] |
 //! | a frozen linear layer with its increment: forward, merge, unmerge | [`Linear`], [`Adapter`] |
+//! | what an increment is multiplied by | [`ScalePolicy`] |
 //! | seeded starts of parameters | [`random`] |
 //! | orthogonality of the factors | [`Orthogonality`] |
 //! | an adapter on disk, as PEFT names and shapes it | [`store`] |
+//! | such an adapter as the start of another | [`Saved`] |
 //!
 //! Shapes: `Q` is `(r, d_in)`; `P` is kept transposed, `(r, d_out)`; `lambda` is `(r,)`. A triplet is then two rows
 //! and a number, so that masking, scoring and compaction are row operations. In the field's files `lora_A` is `Q`,
@@ -20,6 +22,8 @@ mod layout;
 mod linear;
 mod orthogonality;
 pub mod random;
+mod saved;
+mod scale;
 pub mod store;
 pub mod target;
 
@@ -27,3 +31,5 @@ pub use arena::{Arena, Extra, Leaves, ParameterKind};
 pub use layout::{Form, Layout, Site, Triplets};
 pub use linear::{Adapter, Linear};
 pub use orthogonality::{Orthogonality, OrthogonalityForm, squared_residuals};
+pub use saved::Saved;
+pub use scale::ScalePolicy;

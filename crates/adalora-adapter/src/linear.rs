@@ -14,8 +14,8 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// An adapter over leaves of the arena. `scale` is the field's `alpha / r` with the *initial* rank, which does
-    /// not change when triplets are masked.
+    /// An adapter over leaves of the arena. `scale` is what a [`ScalePolicy`](crate::ScalePolicy) gives; where that
+    /// changes, another adapter over the same leaves takes the place of this one.
     pub fn new(leaves: &Leaves, scale: f64) -> Self {
         Self {
             q: leaves.q.shallow_clone(),

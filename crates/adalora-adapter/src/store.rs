@@ -27,12 +27,15 @@ pub struct Description {
     pub target_modules: Vec<String>,
     /// Names of trained modules outside the adapters.
     pub modules_to_save: Vec<String>,
-    /// Initial rank of every adapter.
+    /// Initial rank of the adapters, the highest where they differ.
     pub init_r: usize,
     /// Average rank at the end.
     pub target_r: usize,
-    /// The field's `alpha`: the increment is scaled by `alpha / init_r`.
+    /// The field's `alpha`. Whoever loads the folder scales increments by `alpha / init_r`.
     pub alpha: f64,
+    /// What the increment of each adapter is multiplied by in truth. Where that is not `alpha / init_r`, lambda is
+    /// written multiplied by the quotient of both; for LoRA PEFT has a key, `alpha_pattern`.
+    pub scales: Vec<f64>,
     /// Optimizer steps of the run.
     pub total_steps: usize,
 }
@@ -82,27 +85,26 @@ struct Config<'a> {
     fan_in_fan_out: bool,
     init_lora_weights: bool,
     r: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    adalora: Option<AdaLora>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pruned: Option<Pruned>,
+    #[serde(flatten)]
+    ragged: Ragged,
 }
 
-/// The keys that only PEFT's `AdaLoraConfig` has.
+/// What each of PEFT's two configurations says of ranks and scales.
 #[derive(Serialize)]
-struct AdaLora {
-    init_r: usize,
-    target_r: usize,
-    total_step: usize,
-    rank_pattern: BTreeMap<String, Vec<bool>>,
-}
-
-/// The keys of PEFT's `LoraConfig` for adapters of different ranks. It would scale each by its own rank: `alpha_pattern`
-/// undoes that.
-#[derive(Serialize)]
-struct Pruned {
-    rank_pattern: BTreeMap<String, usize>,
-    alpha_pattern: BTreeMap<String, f64>,
+#[serde(untagged)]
+enum Ragged {
+    AdaLora {
+        init_r: usize,
+        target_r: usize,
+        total_step: usize,
+        rank_pattern: BTreeMap<String, Vec<bool>>,
+    },
+    Lora {
+        /// Ranks other than `r`.
+        rank_pattern: BTreeMap<String, usize>,
+        /// Values in the place of `lora_alpha`, which PEFT divides by the layer's own rank.
+        alpha_pattern: BTreeMap<String, f64>,
+    },
 }
 
 /// The configuration of what is trained beside increments of low rank, which PEFT has no type for.
@@ -127,10 +129,10 @@ pub fn save_tuned(folder: &Path, arena: &Arena, tuned: &Tuned) -> Result<(), Sto
     write(folder, config, &extras(arena))
 }
 
-/// Writes an arena that holds only live triplets into `folder`, which is created. Of pruned LoRA an adapter that has
-/// none left is left out, since PEFT knows no rank 0 there.
+/// Writes an arena that holds only live triplets into `folder`, which is created.
 ///
-/// `live` says which of the initial triplets those are: a flag for each, by adapter.
+/// `live` says which of the initial triplets those are: a flag for each, by adapter. A LoRA of rank 0 is left out, as
+/// PEFT knows none.
 ///
 /// # Errors
 ///
@@ -138,7 +140,7 @@ pub fn save_tuned(folder: &Path, arena: &Arena, tuned: &Tuned) -> Result<(), Sto
 ///
 /// # Panics
 ///
-/// If the arena has another number of triplets than `live` has flags.
+/// If the arena has another number of triplets than `live` has flags, or there is not one scale for each adapter.
 pub fn save(
     folder: &Path,
     arena: &Arena,
@@ -148,36 +150,47 @@ pub fn save(
     let layout = arena.layout();
     let ranks = live.iter().map(|flags| flags.iter().filter(|live| **live).count());
     assert!(layout.ranks().into_iter().eq(ranks), "the arena holds the live triplets and no others");
-    let (mut tensors, mut rank_pattern) = (extras(arena), BTreeMap::new());
-    let mut pruned = Pruned { rank_pattern: BTreeMap::new(), alpha_pattern: BTreeMap::new() };
+    assert_eq!(description.scales.len(), layout.adapters(), "one scale for each adapter");
+    let mut tensors = extras(arena);
+    let (mut flags_pattern, mut rank_pattern, mut alpha_pattern) =
+        (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let mut target_modules = description.target_modules.clone();
+    let loaded_scale = description.alpha / description.init_r as f64;
     for ((adapter, site), flags) in layout.sites().iter().enumerate().zip(live) {
-        let Triplets { q, p, lambda } = layout.triplets(arena.param(), adapter);
-        let name = |part| tensor_name(layout.form(), &description.prefix, &site.path, part);
-        if layout.form() == Form::Lora && site.rank != description.init_r {
+        let scale = description.scales[adapter];
+        if layout.form() == Form::Lora {
             if site.rank == 0 {
                 target_modules.retain(|target| *target != site.path);
                 continue;
             }
-            let share = site.rank as f64 / description.init_r as f64;
-            pruned.rank_pattern.insert(site.path.clone(), site.rank);
-            pruned.alpha_pattern.insert(site.path.clone(), description.alpha * share);
+            if site.rank != description.init_r {
+                rank_pattern.insert(site.path.clone(), site.rank);
+            }
+            if scale != description.alpha / site.rank as f64 {
+                alpha_pattern.insert(site.path.clone(), scale * site.rank as f64);
+            }
         }
+        let Triplets { q, p, lambda } = layout.triplets(arena.param(), adapter);
+        let name = |part| tensor_name(layout.form(), &description.prefix, &site.path, part);
         tensors.insert(name("lora_A"), q);
         tensors.insert(name("lora_B"), p.tr());
         if let Some(lambda) = lambda {
+            let lambda = if scale == loaded_scale { lambda } else { lambda * (scale / loaded_scale) };
             tensors.insert(name("lora_E"), lambda.unsqueeze(1));
-            rank_pattern.insert(format!("{}{}.lora_E", description.prefix, site.path), flags.to_vec());
+            let mut flags = flags.to_vec();
+            flags.resize(description.init_r, false);
+            flags_pattern.insert(format!("{}{}.lora_E", description.prefix, site.path), flags);
         }
     }
-    let adalora = (layout.form() == Form::Svd).then_some(AdaLora {
-        init_r: description.init_r,
-        target_r: description.target_r,
-        total_step: description.total_steps,
-        rank_pattern,
-    });
+    let (peft_type, ragged) = match layout.form() {
+        Form::Svd => {
+            let &Description { init_r, target_r, total_steps: total_step, .. } = description;
+            ("ADALORA", Ragged::AdaLora { init_r, target_r, total_step, rank_pattern: flags_pattern })
+        }
+        Form::Lora => ("LORA", Ragged::Lora { rank_pattern, alpha_pattern }),
+    };
     let config = Config {
-        peft_type: if adalora.is_some() { "ADALORA" } else { "LORA" },
+        peft_type,
         task_type: "SEQ_CLS",
         base_model_name_or_path: &description.base_model,
         target_modules: &target_modules,
@@ -189,10 +202,9 @@ pub fn save(
         fan_in_fan_out: false,
         init_lora_weights: true,
         r: description.init_r,
-        adalora,
-        pruned: Some(pruned).filter(|pruned| !pruned.rank_pattern.is_empty()),
+        ragged,
     };
-    write(folder, flat(&config), &tensors)
+    write(folder, serde_json::to_value(&config).expect("a configuration has no keys but strings"), &tensors)
 }
 
 /// What is trained beside increments, by its name in the file.
@@ -217,7 +229,8 @@ fn write(
 }
 
 /// Reads what [`save`] or [`save_tuned`] wrote into an arena that was built for it: of the same method and layers, with
-/// the ranks that are in the file. `prefix` is that of the [`Description`].
+/// the ranks that are in the file. `prefix` is that of the [`Description`]. Lambda is as it was written, for a scale of
+/// `alpha / init_r`.
 ///
 /// # Errors
 ///
@@ -261,18 +274,6 @@ pub fn load(folder: &Path, arena: &Arena, prefix: &str) -> Result<(), StoreError
 fn tensor_name(form: Form, prefix: &str, path: &str, part: &str) -> String {
     let ending = if form == Form::Lora { ".weight" } else { "" };
     format!("base_model.model.{prefix}{path}.{part}{ending}")
-}
-
-/// The configuration with the keys of `adalora` or `pruned` beside the others, where PEFT looks for them.
-fn flat(config: &Config) -> serde_json::Value {
-    let mut value = serde_json::to_value(config).expect("a configuration has no keys but strings");
-    let object = value.as_object_mut().expect("a struct is an object");
-    for inner in ["adalora", "pruned"] {
-        if let Some(serde_json::Value::Object(own)) = object.remove(inner) {
-            object.extend(own);
-        }
-    }
-    value
 }
 
 /// Writes f32 tensors as a safetensors file, sorted by name.
@@ -339,6 +340,7 @@ mod tests {
             init_r: 3,
             target_r: 1,
             alpha: 6.0,
+            scales: vec![2.0; 2],
             total_steps: 10,
         }
     }
@@ -396,7 +398,46 @@ mod tests {
         assert_eq!(read.len(), 5);
         assert!(read.contains_key("base_model.model.bert.layer.1.fc.lora_B.weight"));
         let config = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
-        assert!(config.contains("\"LORA\"") && !config.contains("rank_pattern"));
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        assert_eq!(config["peft_type"], "LORA");
+        assert_eq!([&config["rank_pattern"], &config["alpha_pattern"]], [&serde_json::json!({}); 2]);
+    }
+
+    #[test]
+    fn scales_of_their_own_are_folded_into_lambda() {
+        let folder = tempfile::tempdir().unwrap();
+        let (arena, _) = arena(Form::Svd).compact(&[true, false, true, true, true, true]);
+        let scales = vec![3.0, 2.0];
+        let description = Description { scales, ..description() };
+        save(folder.path(), &arena, &[&[true, false, true], &[true; 3]], &description).unwrap();
+        let read = read_tensors(&folder.path().join("adapter_model.safetensors")).unwrap();
+        // Loaded with alpha / init_r = 2: the first is scaled by 3.
+        for (adapter, (path, factor)) in [("layer.0.fc", 1.5), ("layer.1.fc", 1.0)].into_iter().enumerate() {
+            let own = arena.layout().triplets(arena.param(), adapter).lambda.unwrap() * factor;
+            assert_eq!(read[&format!("base_model.model.bert.{path}.lora_E")].squeeze_dim(1), own);
+        }
+    }
+
+    #[test]
+    fn a_ragged_lora_names_ranks_and_scales_as_peft_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let site = |path: &str, rank| Site { path: path.into(), d_in: 4, d_out: 5, rank };
+        let sites = vec![site("layer.0.fc", 1), site("layer.1.fc", 0), site("layer.2.fc", 3)];
+        let arena = Arena::new(Layout::new(Form::Lora, sites), vec![], Device::Cpu, 1);
+        let description = Description {
+            target_modules: (0..3).map(|layer| format!("layer.{layer}.fc")).collect(),
+            scales: vec![6.0, 6.0, 6.0],
+            ..description()
+        };
+        save(folder.path(), &arena, &[&[true], &[], &[true; 3]], &description).unwrap();
+        let read = read_tensors(&folder.path().join("adapter_model.safetensors")).unwrap();
+        assert_eq!(read.len(), 4);
+        let config = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        assert_eq!(config["target_modules"], serde_json::json!(["layer.0.fc", "layer.2.fc"]));
+        assert_eq!(config["rank_pattern"], serde_json::json!({ "layer.0.fc": 1 }));
+        // Its own alpha over its own rank: 6 / 1 as it is, 18 / 3.
+        assert_eq!(config["alpha_pattern"], serde_json::json!({ "layer.2.fc": 18.0 }));
     }
 
     #[test]

@@ -7,10 +7,10 @@
 //! * [`RankPattern`] says which triplets of which adapter are live.
 //!
 //! Words: a *triplet* is one value of lambda with its two vectors; the *budget* counts live triplets over all
-//! adapters; the *rank* of one adapter is the number of its live triplets.
+//! adapters, or their parameters; the *rank* of one adapter is the number of its live triplets.
 
 mod pattern;
 mod schedule;
 
 pub use pattern::{RankPattern, SelectionError};
-pub use schedule::{BudgetAction, BudgetError, BudgetSchedule, BudgetSpec, Phases};
+pub use schedule::{BudgetAction, BudgetError, BudgetSchedule, BudgetSpec, BudgetUnit, Phases};

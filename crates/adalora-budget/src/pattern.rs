@@ -58,7 +58,32 @@ impl RankPattern {
         budget: usize,
         min_r: usize,
     ) -> Result<Self, SelectionError> {
+        Self::keep_within(importance, initial, &vec![1; initial.len()], budget, min_r)
+    }
+
+    /// The most important triplets that fit into a budget, of which a triplet of adapter `k` takes `costs[k]`: first
+    /// the `min_r` best of each adapter, where it has so many, then one after another by importance, over all adapters.
+    /// One that does not fit into what is left is passed over, and less important ones that cost less may still fit.
+    ///
+    /// The budget is never exceeded, and no triplet that is dropped would have fitted into what is left. Of equal
+    /// triplets the earlier one is tried first. If all costs are 1 this is [`keep_top`](Self::keep_top).
+    ///
+    /// # Errors
+    ///
+    /// A score that is not finite.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one score for each triplet and one cost for each adapter, or the floors exceed the budget.
+    pub fn keep_within(
+        importance: &[f32],
+        initial: &[usize],
+        costs: &[usize],
+        budget: usize,
+        min_r: usize,
+    ) -> Result<Self, SelectionError> {
         assert_eq!(importance.len(), initial.iter().sum::<usize>(), "one importance for each triplet");
+        assert_eq!(costs.len(), initial.len(), "one cost for each adapter");
         let mut pattern = Self { initial: initial.to_vec(), live: vec![false; importance.len()] };
         if let Some(at) = importance.iter().position(|score| !score.is_finite()) {
             let (adapter, triplet) = pattern.locate(at);
@@ -67,15 +92,19 @@ impl RankPattern {
         // A stable sort keeps equal triplets in their order.
         let mut ranking: Vec<usize> = (0..importance.len()).collect();
         ranking.sort_by(|&a, &b| importance[b].partial_cmp(&importance[a]).expect("every score is finite"));
+        let owners: Vec<usize> =
+            initial.iter().enumerate().flat_map(|(adapter, &count)| vec![adapter; count]).collect();
         let mut left = budget;
         if min_r > 0 {
             let mut kept = vec![0; initial.len()];
             for &at in &ranking {
-                let (adapter, _) = pattern.locate(at);
+                let adapter = owners[at];
                 if kept[adapter] < min_r {
                     kept[adapter] += 1;
                     pattern.live[at] = true;
-                    left = left.checked_sub(1).expect("the floors of all adapters fit into the budget");
+                    left = left
+                        .checked_sub(costs[adapter])
+                        .expect("the floors of all adapters fit into the budget");
                 }
             }
         }
@@ -83,9 +112,10 @@ impl RankPattern {
             if left == 0 {
                 break;
             }
-            if !pattern.live[at] {
+            let cost = costs[owners[at]];
+            if !pattern.live[at] && cost <= left {
                 pattern.live[at] = true;
-                left -= 1;
+                left -= cost;
             }
         }
         Ok(pattern)
@@ -99,6 +129,11 @@ impl RankPattern {
     /// Live triplets over all adapters.
     pub fn live_count(&self) -> usize {
         self.live.iter().filter(|&&live| live).count()
+    }
+
+    /// What the live triplets cost together, where a triplet of adapter `k` takes `costs[k]`.
+    pub fn cost(&self, costs: &[usize]) -> usize {
+        self.ranks().iter().zip(costs).map(|(rank, cost)| rank * cost).sum()
     }
 
     /// The flags of each adapter.
@@ -161,7 +196,80 @@ mod tests {
         assert_eq!(error, SelectionError::NotFinite { adapter: 1, triplet: 1 });
     }
 
+    #[test]
+    fn what_does_not_fit_is_passed_over_and_cheaper_ones_fill_the_rest() {
+        // Two triplets of 5 and three of 2. Of 9 the first leaves 4: the second does not fit, two of the others do.
+        let within = |budget, min_r| {
+            let pattern =
+                RankPattern::keep_within(&[9.0, 8.0, 1.0, 7.0, 2.0], &[2, 3], &[5, 2], budget, min_r)
+                    .unwrap();
+            (pattern.live().to_vec(), pattern.cost(&[5, 2]))
+        };
+        assert_eq!(within(9, 0), (vec![true, false, false, true, true], 9));
+        assert_eq!(within(11, 0), (vec![true, true, false, false, false], 10));
+        assert_eq!(within(10, 0), (vec![true, true, false, false, false], 10));
+        assert_eq!(within(4, 0), (vec![false, false, false, true, true], 4));
+        assert_eq!(within(1, 0), (vec![false; 5], 0));
+        assert_eq!(within(10, 1), (vec![true, false, false, true, true], 9));
+        assert_eq!(within(100, 0), (vec![true; 5], 16));
+    }
+
+    /// The same rule without an order: again and again the most important one of those that fit, the earliest of equals.
+    fn plain(
+        importance: &[f32],
+        initial: &[usize],
+        costs: &[usize],
+        budget: usize,
+        min_r: usize,
+    ) -> Vec<bool> {
+        let owner = |at: usize| (1..).find(|&n| at < initial[..n].iter().sum()).unwrap() - 1;
+        let mut live = vec![false; importance.len()];
+        let spent =
+            |live: &[bool]| (0..live.len()).filter(|&at| live[at]).map(|at| costs[owner(at)]).sum::<usize>();
+        let best = |live: &[bool], may: &dyn Fn(usize) -> bool| {
+            let candidates = (0..live.len()).filter(|&at| !live[at] && may(at));
+            candidates.fold(None, |best: Option<usize>, at| match best {
+                Some(best) if importance[best] >= importance[at] => Some(best),
+                _ => Some(at),
+            })
+        };
+        for (adapter, &own) in initial.iter().enumerate() {
+            for _ in 0..min_r.min(own) {
+                let at = best(&live, &|at| owner(at) == adapter).unwrap();
+                live[at] = true;
+            }
+        }
+        while let Some(at) = best(&live, &|at| costs[owner(at)] <= budget - spent(&live)) {
+            live[at] = true;
+        }
+        live
+    }
+
     proptest! {
+        #[test]
+        fn a_budget_of_costs_is_kept_and_filled(
+            adapters in proptest::collection::vec(
+                (proptest::collection::vec((-3i8..6).prop_map(f32::from), 0..6), 1..9usize), 1..7),
+            min_r in 0..3usize,
+            share in 0.0..1.2f64,
+        ) {
+            let importance: Vec<f32> = adapters.iter().flat_map(|(own, _)| own.clone()).collect();
+            let initial: Vec<usize> = adapters.iter().map(|(own, _)| own.len()).collect();
+            let costs: Vec<usize> = adapters.iter().map(|(_, cost)| *cost).collect();
+            let cost = |ranks: &dyn Fn(usize) -> usize| -> usize {
+                (0..costs.len()).map(|adapter| ranks(adapter) * costs[adapter]).sum()
+            };
+            let floors = cost(&|adapter| initial[adapter].min(min_r));
+            let budget = floors.max((share * cost(&|adapter| initial[adapter]) as f64) as usize);
+            let pattern = RankPattern::keep_within(&importance, &initial, &costs, budget, min_r).unwrap();
+            prop_assert_eq!(pattern.live(), plain(&importance, &initial, &costs, budget, min_r));
+            let spent = pattern.cost(&costs);
+            prop_assert!(spent <= budget);
+            for (adapter, rank) in pattern.ranks().into_iter().enumerate() {
+                prop_assert!(rank >= initial[adapter].min(min_r));
+                prop_assert!(rank == initial[adapter] || costs[adapter] > budget - spent, "another one would fit");
+            }
+        }
         #[test]
         fn exactly_the_budget_lives(
             scores in proptest::collection::vec((0u8..6).prop_map(f32::from), 1..60),

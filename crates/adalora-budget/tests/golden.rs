@@ -22,15 +22,16 @@ fn budgets_and_allocations_at_the_published_settings() {
     for case in cases("budget") {
         let get = |key: &str| case[key].as_u64().unwrap() as usize;
         let phases = Phases {
-            target_r: get("target_r"),
+            target_r: Some(get("target_r")),
+            target_parameters: None,
             t_init: get("t_init"),
             t_final: get("t_final"),
             delta_t: get("delta_t"),
             min_r: 0,
         };
         let schedule = |spec: BudgetSpec| {
-            BudgetSchedule::new(&spec, get("init_r") * get("adapters"), get("adapters"), get("total_steps"))
-                .unwrap()
+            let ranks = vec![get("init_r"); get("adapters")];
+            BudgetSchedule::new(&spec, &ranks, &vec![7; ranks.len()], get("total_steps")).unwrap()
         };
         let curves = [
             ("cubic", schedule(BudgetSpec::Cubic(phases.clone()))),

@@ -7,6 +7,7 @@
 //! | importance of triplets from that of entries | [`triplets`] | [`triplets::reference`] | one pass |
 //! | choice of the triplets that live | [`selection`] | [`selection::reference`] | selection by integer keys |
 //! | mask of the others | [`selection`] | [`selection::mask`] itself | one write of libtorch's |
+//! | what belongs to masked triplets set to 0 | [`clear`] | [`clear::reference`] | one pass over their rows |
 //! | orthogonality, value and gradient | [`orthogonality`] | [`orthogonality::reference`] | register tiles, factors side by side |
 //! | gradient norm | [`clip`] | [`clip::reference`] | one pass in f64 |
 //! | gradient clip | [`clip`] | [`clip::clip`] itself | one write of libtorch's |
@@ -23,6 +24,7 @@
 //! All functions change their arguments in place and read nothing back from a device.
 
 pub mod adamw;
+pub mod clear;
 pub mod clip;
 pub mod cuda;
 pub mod dropout;

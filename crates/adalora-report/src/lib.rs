@@ -30,7 +30,7 @@ pub use grid::{Choice, GRID_FILE, Grid, GridCell, TUNING_FILE, Tried, Tuned, Tun
 pub use record::{
     DevRecord, EXPERIMENT_FILE, Experiment, LogRecord, METRICS_FILE, Parameters, Planted, RANKS_FILE,
     RESULT_FILE, RankRow, Ranks, Residuals, Run, RunResult, SETTINGS_FILE, STATUS_FILE, Shares, Status,
-    StepScores, TrainRecord, Triplets, VARIANTS_FILE, Variant, write_file,
+    StepScores, TrainRecord, Triplets, VARIANTS_FILE, Variant, WarmStart, write_file,
 };
 pub use statistics::RunCounts;
 

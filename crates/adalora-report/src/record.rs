@@ -125,10 +125,11 @@ pub struct TrainRecord {
     /// Euclidean norm over all trainable gradients, before clipping.
     #[serde(deserialize_with = "nan_if_null")]
     pub grad_norm: f64,
-    /// Triplets that the schedule allows over all adapters; absent without allocation.
+    /// Triplets that the schedule allows over all adapters, or parameters where it counts these; absent without
+    /// allocation.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub budget: Option<usize>,
-    /// Triplets that are live over all adapters; absent without allocation.
+    /// What is live over all adapters, counted as the budget is; absent without allocation.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub live: Option<usize>,
     /// Wall time since the start of training, in seconds. Differs between two runs of one seed.
@@ -212,6 +213,9 @@ pub struct RunResult {
     /// Triplets over all adapters; absent without allocation.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub triplets: Option<Triplets>,
+    /// The run whose adapter this one started from; absent where it started from nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub warm_start: Option<WarmStart>,
     /// Wall time of the run, in seconds.
     pub wall_seconds: f64,
     /// Largest resident memory of the process, in bytes.
@@ -219,6 +223,17 @@ pub struct RunResult {
     /// How well the ranks found the planted layers; only for a synthetic teacher.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub planted: Option<Planted>,
+}
+
+/// Which adapter a run started from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmStart {
+    /// Folder of the run that trained it.
+    pub run: String,
+    /// Identity of that run, the SHA-256 of its settings.
+    pub identity: String,
+    /// SHA-256 of its tensors.
+    pub sha256: String,
 }
 
 /// Dev scores at one step.
@@ -240,6 +255,9 @@ pub struct Parameters {
     pub adapter_final: usize,
     /// Outside the adapters: head, pooler.
     pub head: usize,
+    /// That the schedule allows in the adapters at the end; absent unless the budget counts parameters.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub adapter_budget: Option<usize>,
 }
 
 /// Numbers of triplets over all adapters.
@@ -247,8 +265,9 @@ pub struct Parameters {
 pub struct Triplets {
     /// At the start.
     pub initial: usize,
-    /// That the schedule allows at the end.
-    pub budget: usize,
+    /// That the schedule allows at the end; absent where the budget counts parameters.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub budget: Option<usize>,
     /// That live at the end.
     pub live: usize,
 }
@@ -428,6 +447,17 @@ fn read_log(path: &Path) -> Result<Vec<LogRecord>, ReportError> {
     let text = read_text(path)?.unwrap_or_default();
     let parse = |(i, line)| serde_json::from_str(line).map_err(|error| malformed_json(path, i + 1, &error));
     whole_lines(&text).lines().enumerate().map(parse).collect()
+}
+
+impl Ranks {
+    /// Reads a `ranks.csv`.
+    ///
+    /// # Errors
+    ///
+    /// A file that is malformed; where there is none, `None`.
+    pub fn read(path: &Path) -> Result<Option<Self>, ReportError> {
+        read_ranks(path)
+    }
 }
 
 fn read_ranks(path: &Path) -> Result<Option<Ranks>, ReportError> {

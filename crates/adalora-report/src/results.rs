@@ -121,6 +121,7 @@ impl<'a> Results<'a> {
             row.put_summary("triplets_live", variant.triplets_live);
             row.put_summary("adapter_parameters_peak", variant.adapter_peak);
             row.put_summary("adapter_parameters_final", variant.adapter_final);
+            row.put_summary("adapter_parameters_budget", variant.adapter_budget);
             row.put_summary("head_parameters", variant.head);
             row.put_summary("planted_recovered", variant.recovered);
             row.put_summary("planted_triplets", variant.planted);
@@ -284,8 +285,9 @@ fn costs(summary: &ExperimentSummary) -> Table {
         let initial = cells(summary, |variant| Some(mean_of_whole(variant.triplets_initial?.mean)));
         table.column("triplets at first", Right, initial);
         let end = cells(summary, |variant| {
-            let [live, budget] = [variant.triplets_live?, variant.triplets_budget?];
-            Some(format!("{} / {}", mean_of_whole(live.mean), mean_of_whole(budget.mean)))
+            let budget =
+                variant.triplets_budget.map_or(ABSENT.to_owned(), |budget| mean_of_whole(budget.mean));
+            Some(format!("{} / {budget}", mean_of_whole(variant.triplets_live?.mean)))
         });
         table.column("live / budget", Right, end);
     }
@@ -301,6 +303,9 @@ fn costs(summary: &ExperimentSummary) -> Table {
         |of: fn(&VariantSummary) -> Option<Summary>| cells(summary, move |it| Some(whole(of(it)?.mean)));
     table.column("adapter, peak", Right, count(|variant| variant.adapter_peak));
     table.column("adapter, final", Right, count(|variant| variant.adapter_final));
+    if summary.variants.iter().any(|variant| variant.adapter_budget.is_some()) {
+        table.column("adapter, budget", Right, count(|variant| variant.adapter_budget));
+    }
     table.column("head", Right, count(|variant| variant.head));
     table.column("time", Right, cells(summary, |variant| Some(duration(variant.wall_seconds?.mean))));
     table.column("memory", Right, cells(summary, |variant| Some(memory(variant.peak_rss_bytes?))));

@@ -49,11 +49,17 @@ fn add_run(dir: &Path, cell: &str, variant: &str, seed: u64, scores: &[(&str, f6
         evaluation: scores.keys().cloned().collect(),
         last: StepScores { step: 100, scores: scores.clone() },
         best: StepScores { step: 50, scores },
-        parameters: Parameters { adapter_peak: 2 * size, adapter_final: size, head: 258 },
+        parameters: Parameters {
+            adapter_peak: 2 * size,
+            adapter_final: size,
+            adapter_budget: None,
+            head: 258,
+        },
         triplets: None,
         wall_seconds: 60.0,
         peak_rss_bytes: 1 << 20,
         planted: None,
+        warm_start: None,
     };
     let run = dir.join(cell).join(variant).join(format!("seed-{seed}"));
     write_json(&run.join(STATUS_FILE), &Status::Finished { step: 100 });

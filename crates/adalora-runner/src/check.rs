@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use adalora::{BudgetSchedule, Form, Layout};
+use adalora::{BudgetSchedule, BudgetUnit, Form, Layout};
 use adalora_tasks::{Catalogue, Dataset};
 
 use crate::experiment::{AdapterSpec, Document, Grid, ModelSpec, Problem, Problems, RunSpec, TaskSpec};
@@ -97,7 +97,11 @@ fn details(spec: &RunSpec, plan: &Plan) -> Vec<(&'static str, String)> {
         TaskSpec::Planted(_) => "planted",
     };
     let parameters = plan.parameters();
-    let rank = spec.adapter.rank();
+    let ranks = plan.layout.ranks();
+    let rank = match (spec.adapter.ranks(), ranks.iter().min(), ranks.iter().max()) {
+        (Some(file), Some(least), Some(most)) => format!("ranks {least} to {most} of {file}"),
+        (_, _, rank) => format!("rank {}", rank.copied().unwrap_or(0)),
+    };
     let mut lines = vec![
         (
             "data",
@@ -107,9 +111,10 @@ fn details(spec: &RunSpec, plan: &Plan) -> Vec<(&'static str, String)> {
     ];
     if let Some(schedule) = &plan.schedule {
         let adapters = plan.layout.adapters();
-        let what = match plan.layout.form() {
-            Form::Svd => "triplets",
-            Form::Lora => "doublets",
+        let what = match (schedule.unit(), plan.layout.form()) {
+            (BudgetUnit::Parameters, _) => "parameters",
+            (BudgetUnit::Triplets, Form::Svd) => "triplets",
+            (BudgetUnit::Triplets, Form::Lora) => "doublets",
         };
         lines.push((
             "budget",
@@ -122,12 +127,20 @@ fn details(spec: &RunSpec, plan: &Plan) -> Vec<(&'static str, String)> {
             "adapters {} at the peak, {} at the end{}; head {}",
             parameters.adapter_peak,
             parameters.adapter_final_if_uniform,
-            if plan.schedule.is_some() { " if all ranks were equal" } else { "" },
+            match plan.schedule.as_ref().map(BudgetSchedule::unit) {
+                Some(BudgetUnit::Triplets) => " if all ranks were equal",
+                Some(BudgetUnit::Parameters) => " or a little less",
+                None => "",
+            },
             parameters.head
         ),
     ));
+    if let Some(source) = &plan.warm_start {
+        lines.push(("start", format!("the adapter of {}", source.record.run)));
+    }
+    lines.extend(scale(spec, plan).map(|scale| ("scale", scale)));
     for (i, layers) in layers(&plan.layout).into_iter().enumerate() {
-        lines.push((if i == 0 { "layers" } else { "" }, format!("rank {rank} on {layers}")));
+        lines.push((if i == 0 { "layers" } else { "" }, format!("{rank} on {layers}")));
     }
     if spec.adapter.form().is_none() {
         let name = spec.adapter.name();
@@ -136,6 +149,24 @@ fn details(spec: &RunSpec, plan: &Plan) -> Vec<(&'static str, String)> {
         lines.push(("trained", (*what).to_owned()));
     }
     lines
+}
+
+/// What increments are multiplied by, where it is not the usual `alpha / r` of one initial rank.
+fn scale(spec: &RunSpec, plan: &Plan) -> Option<String> {
+    if spec.adapter.scale().is_default() {
+        return None;
+    }
+    let ranks = plan.layout.ranks();
+    let mut scales = spec.adapter.scales(&ranks, &ranks);
+    scales.sort_by(f64::total_cmp);
+    let (least, most) = (scales.first()?, scales.last()?);
+    let at_first = if least == most { format!("{least:.4}") } else { format!("{least:.4} to {most:.4}") };
+    let later = if spec.adapter.scale().follows_rank() {
+        format!(" at first, up to {:.4} later", spec.adapter.alpha())
+    } else {
+        String::new()
+    };
+    Some(format!("{at_first}{later}"))
 }
 
 fn steps(plan: &Plan) -> String {

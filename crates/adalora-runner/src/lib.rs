@@ -4,6 +4,8 @@
 //! |---|---|
 //! | what an experiment file says, and every rule it can break | [`experiment`] |
 //! | what will happen, worked out before anything is trained | [`plan`] |
+//! | a rank pattern as a file: exported from a run, trained from scratch | [`pattern_file`] |
+//! | a start from another run's adapter | [`warm_start`] |
 //! | the same in words, for `adalora check` | [`check`] |
 //! | the runs of a grid: frozen, tuned | [`grid`] |
 //! | one training step, from top to bottom | [`trainer`] |
@@ -20,6 +22,7 @@ pub mod checkpoint;
 pub mod experiment;
 pub mod grid;
 pub mod libtorch;
+pub mod pattern_file;
 pub mod plan;
 pub mod planted;
 pub mod provenance;
@@ -29,5 +32,6 @@ pub mod status;
 pub mod stop;
 pub mod sweep;
 pub mod trainer;
+pub mod warm_start;
 pub mod worker;
 pub mod workspace;

@@ -12,7 +12,7 @@ use adalora_runner::run_folder::{Found, find};
 use adalora_runner::slurm::{self, Frozen, Request};
 use adalora_runner::stop::Stop;
 use adalora_runner::workspace::Workspace;
-use adalora_runner::{check, grid, libtorch, sweep, worker};
+use adalora_runner::{check, grid, libtorch, pattern_file, sweep, worker};
 use adalora_tasks::{Catalogue, Fetched, Hub, Progress};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -55,6 +55,13 @@ enum Command {
     /// hub without a manifest. Files of the hub go to the cache that all of its tools share; HF_ENDPOINT, HF_HOME,
     /// HF_TOKEN and HF_HUB_OFFLINE are honoured. A download that broke off goes on where it was.
     Fetch(FetchArgs),
+    /// Write the ranks that a finished run found to a file, for `ranks = "FILE"` of another experiment.
+    ExportPattern {
+        /// Folder of the run, such as `runs/quickstart/adalora/seed-1`.
+        run: PathBuf,
+        /// The file to write.
+        file: PathBuf,
+    },
     /// One task of an array; how the script of `slurm` starts it.
     #[command(hide = true)]
     Task(TaskArgs),
@@ -185,6 +192,7 @@ fn main() -> ExitCode {
         Command::Slurm(args) => slurm(&args),
         Command::Task(args) => task(&args),
         Command::Fetch(args) => fetch(&args),
+        Command::ExportPattern { run, file } => pattern_file::export(&run, &file).map(|()| ExitCode::SUCCESS),
         Command::Worker(args) => work(&args),
     };
     result.unwrap_or_else(|error| {

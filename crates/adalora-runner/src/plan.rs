@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
-use adalora::{BudgetSchedule, Form, Layout, Site};
+use adalora::{BudgetSchedule, BudgetUnit, Form, Layout, Site};
 use adalora_adapter::target;
 use adalora_models::{EncoderConfig, LinearShape, Tuning};
 use adalora_tasks::{Catalogue, Dataset, TaskError};
 
 use crate::experiment::{ModelSpec, Problem, RunSpec, TaskSpec};
+use crate::pattern_file::PatternFile;
 use crate::planted;
+use crate::warm_start::Source;
 
 /// Sizes and steps of one run.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct Plan {
     pub total_steps: usize,
     /// How the budget shrinks, if it does.
     pub schedule: Option<BudgetSchedule>,
+    /// What adapters start from, if not from nothing.
+    pub warm_start: Option<Source>,
     /// Paths of the layers in which the teacher of a planted task differs.
     pub planted: Vec<String>,
 }
@@ -43,7 +47,7 @@ pub struct ParameterCounts {
     /// Of the adapters at the start, or of what else is trained but the head.
     pub adapter_peak: usize,
     /// Of the live triplets at the end, if every adapter kept the same rank: which ones are kept decides, since a
-    /// triplet of a wider layer has more parameters.
+    /// triplet of a wider layer has more parameters. The budget itself where it counts parameters.
     pub adapter_final_if_uniform: usize,
     /// Of pooler and classifier.
     pub head: usize,
@@ -115,20 +119,33 @@ impl Plan {
             TaskSpec::Text(_) => Vec::new(),
         };
         let planted = planted.into_iter().map(|place| linears[place].path.clone()).collect();
-        let rank = spec.adapter.rank();
-        let sites = places.iter().map(|&place| {
+        let ranks = match (spec.adapter.ranks(), spec.adapter.rank()) {
+            (Some(file), _) => {
+                let paths: Vec<_> = places.iter().map(|&place| linears[place].path.as_str()).collect();
+                PatternFile::read(file.as_ref()).and_then(|pattern| pattern.ranks_of(&paths)).unwrap_or_else(
+                    |message| {
+                        problems
+                            .push(problem(&format!("adapter.{method}.ranks"), format!("{file}: {message}")));
+                        vec![1; places.len()]
+                    },
+                )
+            }
+            // Without increments there is no place for one.
+            (None, rank) => vec![rank.unwrap_or(0); places.len()],
+        };
+        let sites = places.iter().zip(ranks).map(|(&place, rank)| {
             let LinearShape { path, d_in, d_out } = linears[place].clone();
             Site { path, d_in, d_out, rank }
         });
         // Without increments it has no site, and no form.
         let layout = Layout::new(spec.adapter.form().unwrap_or(Form::Lora), sites.collect());
         for site in layout.sites() {
-            if rank > site.d_in.min(site.d_out) {
+            if site.rank > site.d_in.min(site.d_out) {
                 problems.push(problem(
                     &format!("adapter.{method}"),
                     format!(
-                        "rank {rank} exceeds what `{}` can have: its weight is {} by {}",
-                        site.path, site.d_out, site.d_in
+                        "rank {} exceeds what `{}` can have: its weight is {} by {}",
+                        site.rank, site.path, site.d_out, site.d_in
                     ),
                 ));
                 break;
@@ -149,7 +166,7 @@ impl Plan {
             ));
         }
         let schedule = spec.budget.as_ref().and_then(|budget| {
-            let made = BudgetSchedule::new(budget, layout.triplet_count(), layout.adapters(), total_steps);
+            let made = BudgetSchedule::new(budget, &layout.ranks(), &layout.triplet_costs(), total_steps);
             made.map_err(|broken| {
                 // Without adapters the budget's rules have no meaning: the patterns are what is wrong.
                 for error in broken.iter().filter(|_| layout.adapters() > 0) {
@@ -158,6 +175,16 @@ impl Plan {
                 }
             })
             .ok()
+        });
+        let warm_start = spec.warm_start.as_ref().and_then(|warm_start| {
+            let opened = Source::open(warm_start.run.as_ref(), spec, config.prefix(), &layout);
+            opened
+                .map_err(|reasons| {
+                    let message = |reason| format!("{} {reason}", warm_start.run);
+                    problems
+                        .extend(reasons.into_iter().map(|reason| problem("warm_start.run", message(reason))));
+                })
+                .ok()
         });
         if !problems.is_empty() {
             return Err(problems);
@@ -173,8 +200,14 @@ impl Plan {
             steps_per_epoch,
             total_steps,
             schedule,
+            warm_start,
             planted,
         })
+    }
+
+    /// What the budget shrinks to, if it is counted in this unit.
+    pub fn target_in(&self, unit: BudgetUnit) -> Option<usize> {
+        self.schedule.as_ref().filter(|schedule| schedule.unit() == unit).map(BudgetSchedule::target)
     }
 
     /// Trainable parameters.
@@ -183,6 +216,7 @@ impl Plan {
         let costs: usize = self.layout.triplet_costs().iter().sum();
         let adapter_peak = self.layout.entries() + self.tuned;
         let adapter_final_if_uniform = match &self.schedule {
+            Some(schedule) if schedule.unit() == BudgetUnit::Parameters => schedule.target(),
             Some(schedule) => schedule.target() / self.layout.adapters() * costs,
             None => adapter_peak,
         };

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use adalora_models::Settled;
+use adalora_report::SETTINGS_FILE;
 use adalora_tasks::{Dataset, FileHash};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::experiment::RunSpec;
 use crate::plan::Plan;
 
 /// The program, as it was built.
@@ -195,15 +197,21 @@ fn cpu() -> String {
 ///
 /// # Errors
 ///
-/// A file of the checkpoint that cannot be read.
-pub fn hashes(plan: &Plan, dataset: &Dataset) -> Result<Vec<FileHash>> {
+/// A file of the checkpoint, the rank pattern or the run to start from that cannot be read.
+pub fn hashes(spec: &RunSpec, plan: &Plan, dataset: &Dataset) -> Result<Vec<FileHash>> {
     let mut files = dataset.files.clone();
+    let mut paths: Vec<PathBuf> = spec.adapter.ranks().map(PathBuf::from).into_iter().collect();
+    if let Some(warm_start) = &spec.warm_start {
+        let run = Path::new(&warm_start.run);
+        paths.extend([run.join(SETTINGS_FILE), run.join("adapter/adapter_model.safetensors")]);
+    }
     if let Some(checkpoint) = &plan.checkpoint {
-        for path in [checkpoint.join("config.json"), adalora_models::tensors_file(checkpoint)?] {
-            let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-            let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-            files.push(FileHash { file: path.display().to_string(), sha256 });
-        }
+        paths.extend([checkpoint.join("config.json"), adalora_models::tensors_file(checkpoint)?]);
+    }
+    for path in paths {
+        let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        files.push(FileHash { file: path.display().to_string(), sha256 });
     }
     Ok(files)
 }

@@ -122,8 +122,8 @@ fn runs(experiment: &Path) -> Result<Vec<Named>> {
             }
             // Which value was chosen does not matter for where a run lies.
             let listed: BTreeSet<_> = own.iter().map(|run| run.seed).collect();
-            let begun = seeds(&experiment.join(&cell).join(&variant)).filter(|seed| !listed.contains(seed));
-            own.extend(begun.map(|seed| named(0, seed)));
+            let folder = experiment.join(&cell).join(&variant);
+            own.extend(seeds(&folder).filter(|seed| !listed.contains(seed)).map(|seed| named(0, seed)));
             all.extend(own);
         }
     }

@@ -5,8 +5,8 @@ mod state;
 use std::sync::Arc;
 
 use adalora::{
-    AdamW, AllocationError, Arena, BudgetSchedule, Form, LearningRate, Orthogonality, RankAllocator,
-    RankPattern, Start,
+    AdamW, AllocationError, Arena, BudgetAction, BudgetSchedule, BudgetUnit, Form, LearningRate,
+    Orthogonality, RankAllocator, RankPattern, Start,
 };
 use adalora_adapter::squared_residuals;
 use adalora_kernels::clip::{clip, norm};
@@ -76,13 +76,18 @@ pub enum TrainError {
     #[error(transparent)]
     Allocation(#[from] AllocationError),
     /// A run ended with another number of live triplets than its budget.
-    #[error("the run ended with {live} live triplets and {nonzero} that are not 0; its budget is {budget}")]
+    #[error(
+        "the run ended with {live} live {unit} and {nonzero} triplets that are not 0; its budget is {budget}, of which \
+         nothing may be left that a dropped triplet would fit into"
+    )]
     OffBudget {
-        /// Triplets that the last allocation kept.
+        /// In what the budget is counted.
+        unit: BudgetUnit,
+        /// What the last allocation kept.
         live: usize,
         /// Triplets that are not 0.
         nonzero: usize,
-        /// Triplets that should live.
+        /// What should live.
         budget: usize,
     },
 }
@@ -117,7 +122,12 @@ impl<'a> Trainer<'a> {
         let arena = Arena::new(plan.layout.clone(), extras, device, seed);
         let frozen = checkpoint.to_kind(precision.kind());
         let mut encoder = Encoder::tuned(&frozen, tuning, &arena, dropout, device);
-        encoder.attach(&plan.places, arena.adapters(spec.adapter.scale()));
+        let ranks = plan.layout.ranks();
+        let scales = spec.adapter.scales(&ranks, &ranks);
+        if let Some(source) = &plan.warm_start {
+            source.saved.write_to(&arena, &scales);
+        }
+        encoder.attach(&plan.places, arena.scaled_adapters(&scales));
         let head = Head::new(config, &arena, classifier_dropout);
 
         let orthogonality = spec.orthogonality.map(Orthogonality::new);
@@ -188,13 +198,18 @@ impl<'a> Trainer<'a> {
         self.recorded.orthogonality = orthogonality;
         self.recorded.grad_norm = Some(grad_norm);
         self.recorded.lr = lr;
-        if let Some(allocator) = &mut self.allocator {
-            let allocated = allocator.update(step, &self.arena);
-            if allocated.is_err() {
-                // A loss that is not finite is the cause, importance that is not finite its consequence.
-                self.mean_loss()?;
-            }
-            allocated?;
+        let allocated = self.allocator.as_mut().map(|allocator| allocator.update(step, &self.arena));
+        if let Some(Err(_)) = allocated {
+            // A loss that is not finite is the cause, importance that is not finite its consequence.
+            self.mean_loss()?;
+        }
+        let action = allocated.transpose()?;
+        if let Some(masked) = self.allocator.as_ref().and_then(RankAllocator::masked) {
+            self.optimizer.follow_mask(masked, self.arena.layout());
+        }
+        if self.spec.adapter.scale().follows_rank() && matches!(action, Some(BudgetAction::Allocate { .. })) {
+            let live = self.ranks()?;
+            self.attach(&live);
         }
         self.arena.zero_grad();
         let last_allocation = self.plan.schedule.as_ref().map(BudgetSchedule::last_allocation);
@@ -203,6 +218,12 @@ impl<'a> Trainer<'a> {
         }
         self.finished += 1;
         Ok(())
+    }
+
+    /// Puts adapters on their layers, of the scale that applies where `live` triplets of each are left.
+    fn attach(&mut self, live: &[usize]) {
+        let scales = self.spec.adapter.scales(&self.plan.layout.ranks(), live);
+        self.encoder.attach(&self.plan.places, self.arena.scaled_adapters(&scales));
     }
 
     /// Drops the triplets that are dead for good, with their moments and the metric's state. Scales stay.
@@ -217,9 +238,9 @@ impl<'a> Trainer<'a> {
         self.allocator = None;
         let (arena, kept) = self.arena.compact(pattern.live());
         self.optimizer.keep(&kept, &arena);
-        self.encoder.attach(&self.plan.places, arena.adapters(self.spec.adapter.scale()));
         self.head = Head::new(&self.plan.config, &arena, self.classifier_dropout);
         self.arena = arena;
+        self.attach(&pattern.ranks());
         self.compacted = Some(pattern);
     }
 
@@ -276,7 +297,8 @@ impl<'a> Trainer<'a> {
         let loss = self.mean_loss()?;
         let since = std::mem::take(&mut self.recorded);
         let budget = self.plan.schedule.as_ref().map(|schedule| schedule.budget(self.finished - 1));
-        let compact = self.compacted.as_ref().map(RankPattern::live_count);
+        let compact = self.plan.schedule.as_ref().zip(self.compacted.as_ref());
+        let compact = compact.map(|(schedule, pattern)| schedule.spent(pattern));
         Ok(TrainRecord {
             step: self.finished,
             loss,
@@ -286,7 +308,7 @@ impl<'a> Trainer<'a> {
             lr: since.lr,
             grad_norm: since.grad_norm.map_or(f64::NAN, |norm| norm.double_value(&[])),
             budget,
-            live: self.allocator.as_ref().map(RankAllocator::live_count).or(compact),
+            live: self.allocator.as_ref().map(RankAllocator::live).or(compact),
             seconds,
         })
     }
@@ -360,19 +382,20 @@ impl<'a> Trainer<'a> {
         (loss / set.examples.len() as f64, scores.collect())
     }
 
-    /// Checks that a finished run has exactly the triplets of its budget.
+    /// Checks that a finished run has exactly the triplets of its budget, or all that fit into its parameters.
     ///
     /// # Errors
     ///
     /// If it has more or fewer, or the last allocation had no importance to go by.
     pub fn check_budget(&mut self) -> Result<(), TrainError> {
         let nonzero = self.arena.layout().unmasked(self.arena.param());
-        let Some(budget) = self.plan.schedule.as_ref().map(BudgetSchedule::target) else { return Ok(()) };
-        let live = self.ranks()?.iter().sum();
-        if live == budget && nonzero <= budget {
+        let plan = self.plan;
+        let (Some(schedule), Some(pattern)) = (&plan.schedule, self.pattern()?) else { return Ok(()) };
+        if schedule.is_met_by(pattern) && nonzero <= pattern.live_count() {
             Ok(())
         } else {
-            Err(TrainError::OffBudget { live, nonzero, budget })
+            let (unit, live, budget) = (schedule.unit(), schedule.spent(pattern), schedule.target());
+            Err(TrainError::OffBudget { unit, live, nonzero, budget })
         }
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use adalora::BudgetUnit;
 use adalora_adapter::store::{Description, Tuned, save, save_tuned};
 use adalora_models::{Checkpoint, Precision, Tuning};
 use adalora_report::{
@@ -195,7 +196,7 @@ fn go(
         program: Program::own(),
         device: if device.is_cuda() { "cuda" } else { "cpu" }.into(),
         precision: trainer.precision(),
-        files: provenance::hashes(&plan, &dataset)?,
+        files: provenance::hashes(&job.spec, &plan, &dataset)?,
     };
     let settings = origin.settings.clone();
     let (folder, progress) = if let Some(Saved { progress, state }) = saved {
@@ -390,12 +391,14 @@ fn train(
             adapter_final: plan.tuned
                 + ranks.iter().zip(costs).map(|(rank, cost)| rank * cost).sum::<usize>(),
             head: plan.parameters().head,
+            adapter_budget: plan.target_in(BudgetUnit::Parameters),
         },
-        triplets: plan.schedule.as_ref().map(|schedule| Triplets {
-            initial: schedule.initial(),
-            budget: schedule.target(),
+        triplets: plan.schedule.as_ref().map(|_| Triplets {
+            initial: plan.layout.triplet_count(),
+            budget: plan.target_in(BudgetUnit::Triplets),
             live: ranks.iter().sum(),
         }),
+        warm_start: plan.warm_start.as_ref().map(|source| source.record.clone()),
         wall_seconds: seconds,
         peak_rss_bytes,
         planted,
@@ -404,6 +407,7 @@ fn train(
 }
 
 fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &Path) -> Result<()> {
+    let highest = plan.layout.ranks().into_iter().max().unwrap_or(0).max(1);
     let base_model = match &job.spec.model {
         ModelSpec::Pretrained(model) => model.checkpoint.clone(),
         ModelSpec::Random(_) => "random".into(),
@@ -426,9 +430,13 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &Path) ->
         prefix: plan.config.prefix().into(),
         target_modules: plan.layout.sites().iter().map(|site| site.path.clone()).collect(),
         modules_to_save: vec!["classifier".into(), "pooler".into()],
-        init_r: job.spec.adapter.rank(),
-        target_r: job.spec.budget.as_ref().map_or(job.spec.adapter.rank(), |budget| budget.phases().target_r),
+        init_r: highest,
+        target_r: match &job.spec.budget {
+            Some(_) => pattern.live_count().div_ceil(plan.layout.adapters()),
+            None => highest,
+        },
         alpha: job.spec.adapter.alpha(),
+        scales: job.spec.adapter.scales(&plan.layout.ranks(), &pattern.ranks()),
         total_steps: plan.total_steps,
     };
     let live: Vec<_> = pattern.by_adapter().collect();

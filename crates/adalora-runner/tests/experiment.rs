@@ -150,7 +150,7 @@ fn variants_keep_their_order_and_replace_whole_tables() {
     assert_eq!(names, ["lora", "adalora", "random"]);
     let (lora, adalora, random) =
         (spec(&experiment, "lora"), spec(&experiment, "adalora"), spec(&experiment, "random"));
-    assert!(matches!(&lora.adapter, AdapterSpec::Lora(lora) if lora.r == 8));
+    assert!(matches!(&lora.adapter, AdapterSpec::Lora(lora) if lora.r == Some(8)));
     assert_eq!((&lora.importance, &lora.budget), (&None, &None));
     assert_eq!((&lora.observation, &lora.orthogonality), (&None, &None));
     assert_eq!(adalora, spec(&valid(BASE, &[]), "run"));
@@ -178,7 +178,7 @@ fn overrides_act_wherever_the_table_is() {
         assert_eq!((spec.train.steps, spec.train.threads), (Some(200), 2), "{name}");
         assert_eq!(spec.train.batch_size, if name == "long" { 8 } else { 32 });
         // No second choice beside the one that was made.
-        assert_eq!(spec.adapter.rank(), if name == "lora" { 8 } else { 10 }, "{name}");
+        assert_eq!(spec.adapter.rank(), Some(if name == "lora" { 8 } else { 10 }), "{name}");
         assert_eq!(spec.optimizer.weight_decay.head, 0.5);
     }
     let epochs = valid(BASE, &["train.epochs=3"]);

@@ -90,13 +90,16 @@ fn lists_multiply_and_points_go_together() {
     let (low, high) = (&grid.cells[2].tries, &grid.cells[3].tries);
     assert_eq!(low[0].name, "small/grid/strength-1.0,low");
     let spec = |tries: &[Experiment], value: usize, variant: usize| tries[value].variants[variant].1.clone();
-    assert_eq!([0, 1].map(|variant| spec(low, 0, variant).adapter.rank()), [2, 1]);
-    assert_eq!([0, 1].map(|variant| spec(high, 0, variant).adapter.rank()), [4, 2]);
+    assert_eq!([0, 1].map(|variant| spec(low, 0, variant).adapter.rank()), [Some(2), Some(1)]);
+    assert_eq!([0, 1].map(|variant| spec(high, 0, variant).adapter.rank()), [Some(4), Some(2)]);
     assert_eq!([low, high].map(|tries| spec(tries, 1, 0).train.steps), [Some(12), None]);
     assert_eq!([0, 1].map(|value| spec(high, value, 1).optimizer.lr), [1e-3, 1e-2]);
     let own = AXES.replace("train.epochs = 4", "variants.lora.adapter.lora.r = 7");
     let own = self::grid(&format!("{BASE}{own}"), &[]).unwrap();
-    assert_eq!([0, 1].map(|variant| spec(&own.cells[3].tries, 0, variant).adapter.rank()), [4, 7]);
+    assert_eq!(
+        [0, 1].map(|variant| spec(&own.cells[3].tries, 0, variant).adapter.rank()),
+        [Some(4), Some(7)]
+    );
     let tuning = grid.tuning.unwrap();
     assert_eq!(
         (tuning.setting.as_str(), &tuning.values[..]),
@@ -110,7 +113,7 @@ fn the_command_line_has_the_last_word() {
     let grid = grid(&text, &["train.steps=20", "adapter.svd.init_r=5"]).unwrap();
     for cell in &grid.cells {
         let spec = &cell.tries[0].variants[0].1;
-        assert_eq!((spec.train.steps, spec.train.epochs, spec.adapter.rank()), (Some(20), None, 5));
+        assert_eq!((spec.train.steps, spec.train.epochs, spec.adapter.rank()), (Some(20), None, Some(5)));
     }
 }
 

@@ -61,9 +61,9 @@ impl Run {
     /// Loss on the dev set of a model that is put together without a trainer.
     fn dev_loss(&self, arena: &Arena) -> f64 {
         let _guard = tch::no_grad_guard();
-        let adapter = &self.spec.adapter;
+        let (adapter, ranks) = (&self.spec.adapter, self.plan.layout.ranks());
         let mut encoder = Encoder::tuned(&self.checkpoint, adapter.tuning(), arena, None, Device::Cpu);
-        encoder.attach(&self.plan.places, arena.adapters(adapter.scale()));
+        encoder.attach(&self.plan.places, arena.scaled_adapters(&adapter.scales(&ranks, &ranks)));
         let examples = &self.dataset.dev[0].examples;
         let ids: Vec<i64> = examples.iter().flat_map(|one| &one.ids).map(|&id| i64::from(id)).collect();
         let ids = Tensor::from_slice(&ids).view([examples.len() as i64, -1]);

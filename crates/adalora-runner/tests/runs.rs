@@ -199,14 +199,14 @@ fn a_run_that_diverges_is_marked_failed_with_its_step() {
 
 #[test]
 fn an_interrupted_sweep_ends_cleanly_and_goes_on() {
-    let long = SMALL.replace("steps = 31", "steps = 400").replace("record_every = 5", "record_every = 1");
+    let long = SMALL.replace("steps = 31", "steps = 120").replace("record_every = 5", "record_every = 1");
     let (workspace, undisturbed) = (Workspace::new("small", &long), Workspace::new("small", &long));
     let arguments = ["run", "small", "--seed", "1", "--jobs", "1"];
     let mut child =
         workspace.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     // The second of three is on its way.
     let begun = workspace.path("runs/small/random/seed-1/metrics.jsonl");
-    let patience = Instant::now() + Duration::from_secs(60);
+    let patience = Instant::now() + Duration::from_secs(180);
     while fs::metadata(&begun).map_or(0, |metadata| metadata.len()) == 0 {
         assert!(Instant::now() < patience, "the run does not start");
         std::thread::sleep(Duration::from_millis(5));

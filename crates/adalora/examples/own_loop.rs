@@ -27,9 +27,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // From 8 triplets to 2: one of each adapter on average.
     let steps = 400;
-    let phases = Phases { target_r: 1, t_init: 40, t_final: 200, delta_t: 1, min_r: 0 };
-    let schedule =
-        BudgetSchedule::new(&BudgetSpec::Cubic(phases), 8, 2, steps).map_err(|broken| broken[0].clone())?;
+    let phases =
+        Phases { target_r: Some(1), target_parameters: None, t_init: 40, t_final: 200, delta_t: 1, min_r: 0 };
+    let (ranks, costs) = (arena.layout().ranks(), arena.layout().triplet_costs());
+    let schedule = BudgetSchedule::new(&BudgetSpec::Cubic(phases), &ranks, &costs, steps)
+        .map_err(|broken| broken[0].clone())?;
     let metric = ImportanceSpec::SensitivityUncertainty(Default::default());
     let start = Start { layout: arena.layout(), device: Device::Cpu, seed: 1 };
     let mut allocator = RankAllocator::new(metric.start(&start), schedule, &arena);

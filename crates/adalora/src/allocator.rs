@@ -1,20 +1,21 @@
 //! Which triplets live: Algorithm 1 of the paper.
 
 use adalora_adapter::{Arena, Form, Layout};
-use adalora_budget::{BudgetAction, BudgetSchedule, RankPattern};
+use adalora_budget::{BudgetAction, BudgetSchedule, BudgetUnit, RankPattern};
 use adalora_importance::{ImportanceMetric, Observation};
 use adalora_kernels::selection::keep_top;
 use tch::{Device, Kind, Tensor};
 
 /// Shrinks the ranks of an arena's adapters along a budget.
 ///
-/// After each optimizer step it masks what the budget says: of the triplets of all adapters together, the `b(t)`
-/// most important ones keep their lambda, the others' becomes 0. `P`, `Q` and the optimizer's moments stay, so that
-/// a triplet may come back at a later allocation. LoRA's doublets have no lambda: both their rows become 0, from which
-/// they do not come back but by momentum ([`Layout::mask`]).
+/// After each optimizer step it masks what the budget says: of the triplets of all adapters together, the most important
+/// ones that `b(t)` has room for keep their lambda, the others' becomes 0. `P`, `Q` and the optimizer's moments stay, so
+/// that a triplet may come back at a later allocation. LoRA's doublets have no lambda: both their rows become 0, from
+/// which they do not come back but by momentum ([`Layout::mask`]).
 ///
-/// The choice is made where the arena lives, and nothing is read back for it: on another device than the CPU the
-/// host does not wait at an allocation.
+/// Counted in triplets, the choice is made where the arena lives, and nothing is read back for it: on another device
+/// than the CPU the host does not wait at an allocation. Counted in parameters, each choice depends on those before it;
+/// it is made on the host, which reads the importance and sends the mask.
 #[derive(Debug)]
 pub struct RankAllocator {
     metric: Box<dyn ImportanceMetric>,
@@ -22,7 +23,7 @@ pub struct RankAllocator {
     layout: Layout,
     /// `(triplets,)`, true where the last allocation masks a triplet.
     masked: Tensor,
-    /// Triplets that it keeps.
+    /// What it keeps, in the budget's unit.
     kept: usize,
     /// Whether the last update masked anything, so that only those live.
     masking: bool,
@@ -88,7 +89,7 @@ impl RankAllocator {
         let triplets = layout.triplet_count();
         let masked = Tensor::zeros([triplets as i64], (Kind::Bool, arena.param().device()));
         let pattern = RankPattern::full(&layout.ranks());
-        let (kept, masking, observed, unread) = (triplets, false, 0, None);
+        let (kept, masking, observed, unread) = (schedule.initial(), false, 0, None);
         Self { metric, schedule, layout, masked, kept, masking, observed, pattern, unread }
     }
 
@@ -138,12 +139,26 @@ impl RankAllocator {
         let layout = &self.layout;
         let seen = Observation { param: &arena.adapter_param(), grad: &arena.adapter_grad(), layout };
         let importance = self.metric.importance(&seen);
-        if importance.device() == Device::Cpu {
+        if importance.device() == Device::Cpu || self.schedule.unit() == BudgetUnit::Parameters {
             self.check(step, &importance)?;
         }
-        keep_top(&importance, layout.rows(), budget, self.schedule.min_r(), &mut self.masked);
-        self.kept = budget.min(layout.triplet_count());
-        self.unread = Some(Allocation { step, importance });
+        match self.schedule.unit() {
+            BudgetUnit::Triplets => {
+                keep_top(&importance, layout.rows(), budget, self.schedule.min_r(), &mut self.masked);
+                self.kept = budget.min(layout.triplet_count());
+                self.unread = Some(Allocation { step, importance });
+            }
+            BudgetUnit::Parameters => {
+                let scores: Vec<f32> =
+                    (&importance).try_into().expect("an importance metric returns one f32 vector");
+                let chosen = self.schedule.choose(budget, &scores, &layout.ranks());
+                self.pattern = chosen.expect("importance was checked");
+                let masked: Vec<bool> = self.pattern.live().iter().map(|live| !live).collect();
+                self.masked.copy_(&Tensor::from_slice(&masked));
+                self.kept = self.schedule.spent(&self.pattern);
+                self.unread = None;
+            }
+        }
         Ok(())
     }
 
@@ -182,9 +197,14 @@ impl RankAllocator {
         Ok(&self.pattern)
     }
 
-    /// Triplets that live after the last update: all of them between two allocations, the pattern's otherwise.
-    pub fn live_count(&self) -> usize {
-        if self.masking { self.kept } else { self.layout.triplet_count() }
+    /// Which triplets the last update masked, `(triplets,)` on the arena's device; `None` if it masked none.
+    pub fn masked(&self) -> Option<&Tensor> {
+        self.masking.then_some(&self.masked)
+    }
+
+    /// What lives after the last update, in the budget's unit: all between two allocations, the pattern's otherwise.
+    pub fn live(&self) -> usize {
+        if self.masking { self.kept } else { self.schedule.initial() }
     }
 
     /// What part of a triplet's importance comes from lambda, from its column of P and from its row of Q: mean over all
@@ -228,7 +248,7 @@ impl RankAllocator {
     pub fn resume(&mut self, finished: usize) {
         let live = self.masked.logical_not().try_into().expect("a mask is one vector of flags");
         self.pattern = RankPattern::new(&self.layout.ranks(), live);
-        self.kept = self.pattern.live_count();
+        self.kept = self.schedule.spent(&self.pattern);
         self.masking = finished > 0 && self.schedule.action(finished - 1) != BudgetAction::Free;
         self.observed = (0..finished).filter(|&step| self.schedule.observes(step)).count();
         self.unread = None;
@@ -243,11 +263,21 @@ mod tests {
     use adalora_importance::{ImportanceSpec, Start};
 
     fn set_up(spec: ImportanceSpec, total_steps: usize) -> (RankAllocator, Arena) {
+        set_up_with(spec, Some(1), None, total_steps)
+    }
+
+    fn set_up_with(
+        spec: ImportanceSpec,
+        target_r: Option<usize>,
+        target_parameters: Option<usize>,
+        total_steps: usize,
+    ) -> (RankAllocator, Arena) {
         let site = |path: &str, d_in, d_out| Site { path: path.into(), d_in, d_out, rank: 3 };
         let layout = Layout::new(Form::Svd, vec![site("first", 4, 2), site("second", 2, 5)]);
         let arena = Arena::new(layout, vec![], Device::Cpu, 1);
-        let phases = Phases { target_r: 1, t_init: 1, t_final: 2, delta_t: 2, min_r: 0 };
-        let schedule = BudgetSchedule::new(&BudgetSpec::Cubic(phases), 6, 2, total_steps).unwrap();
+        let phases = Phases { target_r, target_parameters, t_init: 1, t_final: 2, delta_t: 2, min_r: 0 };
+        let (ranks, costs) = (arena.layout().ranks(), arena.layout().triplet_costs());
+        let schedule = BudgetSchedule::new(&BudgetSpec::Cubic(phases), &ranks, &costs, total_steps).unwrap();
         let start = Start { layout: arena.layout(), device: Device::Cpu, seed: 1 };
         (RankAllocator::new(spec.start(&start), schedule, &arena), arena)
     }
@@ -279,6 +309,29 @@ mod tests {
         (0..3).for_each(|step| allocator.observe(step, &arena));
         let error = allocator.update(2, &arena).unwrap_err();
         assert_eq!(error, AllocationError::NotFinite { step: 2, adapter: "second".into(), triplet: 2 });
+    }
+
+    #[test]
+    fn a_budget_of_parameters_is_kept_to_the_last_triplet_that_fits() {
+        // Triplets of 7 and of 8 parameters, 45 at first, and 24 at the end.
+        let (mut allocator, arena) =
+            set_up_with(ImportanceSpec::Magnitude(Default::default()), None, Some(24), 10);
+        let mut live = Vec::new();
+        for step in 0..10 {
+            lambda(&arena).copy_(&Tensor::from_slice(&[1f32, 6.0, 2.0, 5.0, 4.0, 3.0]));
+            allocator.observe(step, &arena);
+            allocator.update(step, &arena).unwrap();
+            live.push(allocator.live());
+        }
+        /* Python: [int(24 + 21 * (1 - (t - 1) / 7) ** 3) for t in (2, 4, 6)] is 37, 27, 24. In the order of lambda
+        7, 8, 8, 8, 7, 7 fit into 37 up to the fourth (31), into 27 up to the third (23). */
+        assert_eq!(live, [45, 45, 31, 45, 23, 45, 23, 45, 23, 23]);
+        let schedule = allocator.schedule().clone();
+        let pattern = allocator.pattern().unwrap();
+        assert_eq!(pattern.live(), [false, true, false, true, true, false]);
+        assert!(schedule.is_met_by(pattern), "1 is left, and no triplet has so few");
+        let nonzero = Vec::<f32>::try_from(lambda(&arena)).unwrap();
+        assert_eq!(nonzero, [0.0, 6.0, 0.0, 5.0, 4.0, 0.0]);
     }
 
     #[test]

@@ -18,9 +18,11 @@ mod optimizer;
 
 pub use adalora_adapter::{
     Adapter, Arena, Extra, Form, Layout, Leaves, Linear, Orthogonality, OrthogonalityForm, ParameterKind,
-    Site,
+    ScalePolicy, Site,
 };
-pub use adalora_budget::{BudgetAction, BudgetError, BudgetSchedule, BudgetSpec, Phases, RankPattern};
+pub use adalora_budget::{
+    BudgetAction, BudgetError, BudgetSchedule, BudgetSpec, BudgetUnit, Phases, RankPattern,
+};
 pub use adalora_importance::{ImportanceMetric, ImportanceSpec, Observation, SensitivityUncertainty, Start};
 pub use allocator::{AllocationError, RankAllocator};
-pub use optimizer::{AdamW, AdamWSpec, LearningRate, LearningRateSpec, WarmUp, WeightDecay};
+pub use optimizer::{AdamW, AdamWSpec, LearningRate, LearningRateSpec, MaskedMoments, WarmUp, WeightDecay};

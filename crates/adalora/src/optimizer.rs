@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use adalora_adapter::{Arena, ParameterKind};
+use adalora_adapter::{Arena, Layout, ParameterKind};
 use adalora_kernels::adamw;
+use adalora_kernels::clear::clear;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -25,6 +26,28 @@ pub struct AdamWSpec {
     /// Decoupled weight decay for each kind of parameter. Biases and LayerNorm never decay.
     #[serde(default)]
     pub weight_decay: WeightDecay,
+    /// What becomes of the running averages of a triplet that is masked.
+    #[serde(default, skip_serializing_if = "MaskedMoments::is_default")]
+    pub masked_moments: MaskedMoments,
+}
+
+/// What becomes of the running averages of a triplet, of its rows of `P` and `Q` and its lambda, when it is masked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MaskedMoments {
+    /// They stay, as in both codes: a triplet that comes back carries its old momentum.
+    #[default]
+    Keep,
+    /// They are set to 0 after each update that masks it. The correction for the start goes on counting all steps, so
+    /// that the next update of such a triplet is `(1 - beta1) / sqrt(1 - beta2)` times the learning rate in size: 3.2
+    /// times with the usual betas.
+    Zero,
+}
+
+impl MaskedMoments {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 fn default_betas() -> [f64; 2] {
@@ -44,6 +67,7 @@ impl Default for AdamWSpec {
             betas: default_betas(),
             eps: default_eps(),
             weight_decay: WeightDecay::default(),
+            masked_moments: MaskedMoments::default(),
         }
     }
 }
@@ -148,6 +172,7 @@ pub struct AdamW {
     betas: [f64; 2],
     eps: f64,
     weight_decay: WeightDecay,
+    masked_moments: MaskedMoments,
     /// Decay of each range of the arena.
     decay: Vec<(Range<usize>, f64)>,
     exp_avg: Tensor,
@@ -162,6 +187,7 @@ impl AdamW {
             betas: spec.betas,
             eps: spec.eps,
             weight_decay: spec.weight_decay,
+            masked_moments: spec.masked_moments,
             decay: spec.weight_decay.over(arena),
             exp_avg: arena.param().zeros_like(),
             exp_avg_sq: arena.param().zeros_like(),
@@ -174,6 +200,16 @@ impl AdamW {
         self.decay = self.weight_decay.over(arena);
         for moment in [&mut self.exp_avg, &mut self.exp_avg_sq] {
             *moment = moment.index_select(0, kept);
+        }
+    }
+
+    /// Follows an update that masked triplets: `masked` is Bool, `(triplets,)`, in the order of `layout`, which is that
+    /// of the arena. What it does is said by [`MaskedMoments`].
+    pub fn follow_mask(&mut self, masked: &Tensor, layout: &Layout) {
+        if self.masked_moments == MaskedMoments::Zero {
+            for moment in [&mut self.exp_avg, &mut self.exp_avg_sq] {
+                clear(moment, layout.rows(), masked);
+            }
         }
     }
 

@@ -96,7 +96,8 @@ impl Recorded {
 
     fn allocator(&self, arena: &Arena) -> RankAllocator {
         let phases = Phases {
-            target_r: self.count("target_r"),
+            target_r: Some(self.count("target_r")),
+            target_parameters: None,
             t_init: self.count("t_init"),
             t_final: self.count("t_final"),
             delta_t: self.count("delta_t"),
@@ -105,7 +106,7 @@ impl Recorded {
         let layout = arena.layout();
         let total = self.count("total_steps");
         let spec = BudgetSpec::Cubic(phases);
-        let schedule = BudgetSchedule::new(&spec, layout.triplet_count(), layout.adapters(), total).unwrap();
+        let schedule = BudgetSchedule::new(&spec, &layout.ranks(), &layout.triplet_costs(), total).unwrap();
         let betas = SensitivityUncertainty { beta1: self.number("beta1"), beta2: self.number("beta2") };
         let metric = ImportanceSpec::SensitivityUncertainty(betas);
         RankAllocator::new(metric.start(&Start { layout, device: Device::Cpu, seed: 0 }), schedule, arena)
@@ -243,7 +244,7 @@ fn a_run_of_thirty_steps() {
             assert!(drift < 2e-4, "{}: {drift}", what("parameters after the step"));
             allocator.update(step, &arena).unwrap();
             let live: Vec<bool> = Vec::try_from(arena.layout().lambda(arena.param()).ne(0.0)).unwrap();
-            if allocator.live_count() < live.len() {
+            if allocator.live() < live.len() {
                 assert_eq!(live, recorded.live(step), "{}", what("live triplets"));
             }
             arena.zero_grad();

@@ -23,10 +23,11 @@ struct Head {
 const HEAD: [&str; 2] = ["description", "seeds"];
 
 /// The tables of a [`RunSpec`].
-pub(super) const TABLES: [&str; 9] = [
+pub(super) const TABLES: [&str; 10] = [
     "model",
     "task",
     "adapter",
+    "warm_start",
     "orthogonality",
     "importance",
     "budget",

@@ -30,5 +30,5 @@ pub use grid::{Cell, Grid, Tuning};
 pub use problem::{Problem, Problems};
 pub use spec::{
     AdapterSpec, Bottleneck, Experiment, Gradient, Lora, ModelSpec, ObservationSpec, Planted, Pretrained,
-    RandomEncoder, RunSpec, Svd, TaskSpec, TrainSpec, Weights,
+    RandomEncoder, RunSpec, Svd, TaskSpec, TrainSpec, WarmStartSpec, Weights,
 };

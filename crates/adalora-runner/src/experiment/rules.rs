@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use adalora::{BudgetSchedule, Form, ImportanceSpec, OrthogonalityForm};
+use adalora::{BudgetSchedule, BudgetUnit, Form, ImportanceSpec, MaskedMoments, OrthogonalityForm};
+use adalora_adapter::target;
 use adalora_models::{Precision, Tuning};
 
 use super::problem::Problem;
@@ -73,12 +74,18 @@ impl Rules {
 
     fn patterns(&mut self, key: &str, patterns: &[String], what: &str) {
         self.hold(key, !patterns.is_empty(), || format!("is empty; {what}"));
-        let blank = patterns
+        let expanded: Vec<_> = patterns.iter().map(|pattern| target::expand(pattern)).collect();
+        let blank = expanded
             .iter()
+            .flatten()
+            .flatten()
             .any(|pattern| pattern.split('.').any(|part| part.trim() != part || part.is_empty()));
         self.hold(key, !blank, || {
             "holds a pattern with an empty part; a pattern is names with dots between".into()
         });
+        for malformed in expanded.iter().filter_map(|pattern| pattern.as_ref().err()) {
+            self.hold(key, false, || format!("cannot be read: {malformed}"));
+        }
     }
 
     fn model_and_task(&mut self, spec: &RunSpec) {
@@ -172,6 +179,13 @@ impl Rules {
             }
             AdapterSpec::Full(_) | AdapterSpec::Bitfit(_) => {}
         }
+        if let Some(warm_start) = &spec.warm_start {
+            let named = !warm_start.run.trim().is_empty();
+            self.hold("warm_start.run", named, || "is empty; name the folder of a finished run".into());
+            self.hold("warm_start", spec.adapter.form().is_some(), || {
+                format!("has no effect with [{table}], which has no increments: leave it out")
+            });
+        }
         // The encoder's own tensors are f32 where they are trained; bottlenecks stand beside a frozen one.
         let own = matches!(spec.adapter.tuning(), Tuning::Full | Tuning::BitFit);
         self.hold("train.precision", !own || spec.train.precision == Precision::F32, || {
@@ -187,7 +201,8 @@ impl Rules {
             self.hold("orthogonality", spec.adapter.form().is_some(), || {
                 format!("has no effect with [{table}], which has no factors: leave it out")
             });
-            let pairs = !matches!(form, OrthogonalityForm::MeanOfCosines(_)) || spec.adapter.rank() != 1;
+            let pairs =
+                !matches!(form, OrthogonalityForm::MeanOfCosines(_)) || spec.adapter.rank() != Some(1);
             self.hold("orthogonality.mean-of-cosines", pairs, || {
                 "has no effect at rank 1: a cosine is of two rows; leave [orthogonality] out".into()
             });
@@ -206,7 +221,25 @@ impl Rules {
             1,
             "an adapter of rank 0 learns nothing",
         );
+        match (spec.adapter.rank(), spec.adapter.ranks()) {
+            (None, None) => self.hold(table, false, || {
+                format!("needs {rank}, one rank for all layers, or ranks, a file with a rank for each")
+            }),
+            (Some(one), Some(_)) => self.hold(&format!("{table}.ranks"), false, || {
+                format!("and {rank} ({one}) both give the ranks: keep one")
+            }),
+            _ => {}
+        }
+        let fixed = spec.adapter.ranks().is_none() || spec.budget.is_none();
+        self.hold(&format!("{table}.ranks"), fixed, || {
+            format!("is a pattern that stays, and [budget] would change it: leave one out, or write {rank}")
+        });
         self.positive(&format!("{table}.alpha"), spec.adapter.alpha(), ": the increment is scaled by it");
+        let moves = !spec.adapter.scale().follows_rank() || spec.budget.is_some();
+        self.hold(&format!("{table}.scale"), moves, || {
+            "(\"current-rank\") has no effect without [budget], as ranks stay what they are: leave it out"
+                .into()
+        });
     }
 
     /// Importance, budget and observation exist together, and only with triplets or LoRA's doublets.
@@ -281,7 +314,12 @@ impl Rules {
         let given = |value: usize| Some(value).filter(|value| *value > 0).unwrap_or(usize::MAX);
         let steps = given(spec.train.steps.unwrap_or(0));
         // Every adapter has the same rank, so one stands for all.
-        let Err(errors) = BudgetSchedule::new(budget, given(spec.adapter.rank()), 1, steps) else { return };
+        // How many parameters a triplet has is known with the model only, and one is the least.
+        let rank = match budget.phases().unit() {
+            BudgetUnit::Triplets => given(spec.adapter.rank().unwrap_or(0)),
+            BudgetUnit::Parameters => usize::MAX,
+        };
+        let Err(errors) = BudgetSchedule::new(budget, &[rank], &[1], steps) else { return };
         for error in errors {
             self.prefixed(&format!("budget.{}", budget.name()), error.key(), &error);
         }
@@ -319,6 +357,10 @@ impl Rules {
                 format!("({value:?}) has no effect: [adapter.{table}] has no {what}; leave it out")
             });
         }
+        let masks = optimizer.masked_moments == MaskedMoments::Keep || spec.budget.is_some();
+        self.hold("optimizer.masked_moments", masks, || {
+            "(\"zero\") has no effect without [budget], as nothing is masked: leave it out".into()
+        });
         let warm_up = optimizer.schedule.warm_up();
         if let Some(steps) = spec.train.steps.filter(|steps| *steps > 0) {
             let curve = match optimizer.schedule {

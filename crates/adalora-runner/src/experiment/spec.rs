@@ -1,6 +1,6 @@
 //! What an experiment file says, table by table.
 
-use adalora::{AdamWSpec, BudgetSpec, Form, ImportanceSpec, OrthogonalityForm};
+use adalora::{AdamWSpec, BudgetSpec, Form, ImportanceSpec, OrthogonalityForm, ScalePolicy};
 use adalora_models::{Placement, Precision, Tuning};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,9 @@ pub struct RunSpec {
     pub task: TaskSpec,
     /// `[adapter]`
     pub adapter: AdapterSpec,
+    /// `[warm_start]`; without it adapters start from nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_start: Option<WarmStartSpec>,
     /// `[orthogonality]`; without it there is no regularizer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub orthogonality: Option<OrthogonalityForm>,
@@ -160,10 +163,17 @@ pub enum AdapterSpec {
 pub struct Svd {
     /// Patterns over whole path components; every one must match.
     pub targets: Vec<String>,
-    /// Rank of every adapter at the start.
-    pub init_r: usize,
-    /// The increment is scaled by `alpha / init_r`.
+    /// Rank of every adapter at the start. Either this or `ranks`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_r: Option<usize>,
+    /// A file with a rank for each adapter, as `adalora export-pattern` writes it, which stays. Either this or `init_r`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<String>,
+    /// The increment is scaled by `alpha / init_r`, unless `scale` says otherwise.
     pub alpha: f64,
+    /// How the scale depends on the rank.
+    #[serde(default, skip_serializing_if = "ScalePolicy::is_default")]
+    pub scale: ScalePolicy,
 }
 
 /// `[adapter.lora]`
@@ -172,10 +182,17 @@ pub struct Svd {
 pub struct Lora {
     /// Patterns over whole path components; every one must match.
     pub targets: Vec<String>,
-    /// Rank of every adapter at the start; without `[budget]` it stays.
-    pub r: usize,
-    /// The increment is scaled by `alpha / r`.
+    /// Rank of every adapter at the start; without `[budget]` it stays. Either this or `ranks`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r: Option<usize>,
+    /// A file with a rank for each adapter, as `adalora export-pattern` writes it. Either this or `r`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<String>,
+    /// The increment is scaled by `alpha / r`, unless `scale` says otherwise.
     pub alpha: f64,
+    /// How the scale depends on the rank.
+    #[serde(default, skip_serializing_if = "ScalePolicy::is_default")]
+    pub scale: ScalePolicy,
 }
 
 /// `[adapter.full]` and `[adapter.bitfit]`
@@ -243,18 +260,37 @@ impl AdapterSpec {
         }
     }
 
-    /// Rank of every adapter at the start; 0 without increments.
-    pub fn rank(&self) -> usize {
+    /// Rank of every adapter at the start, where it is one for all; `None` without increments.
+    pub fn rank(&self) -> Option<usize> {
         match self {
             Self::Svd(svd) => svd.init_r,
             Self::Lora(lora) => lora.r,
-            _ => 0,
+            _ => None,
         }
     }
 
-    /// What the increment is multiplied by: `alpha` over the rank at the start, whatever the rank is later.
-    pub fn scale(&self) -> f64 {
-        self.alpha() / self.rank().max(1) as f64
+    /// The file with a rank for each adapter.
+    pub fn ranks(&self) -> Option<&str> {
+        match self {
+            Self::Svd(svd) => svd.ranks.as_deref(),
+            Self::Lora(lora) => lora.ranks.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// How the scale depends on the rank.
+    pub fn scale(&self) -> ScalePolicy {
+        match self {
+            Self::Svd(svd) => svd.scale,
+            Self::Lora(lora) => lora.scale,
+            _ => ScalePolicy::default(),
+        }
+    }
+
+    /// What the increment of each adapter is multiplied by, from its rank at the start and its live triplets.
+    pub fn scales(&self, initial: &[usize], live: &[usize]) -> Vec<f64> {
+        let ranks = initial.iter().zip(live);
+        ranks.map(|(&initial, &live)| self.scale().of(self.alpha(), initial, live)).collect()
     }
 
     /// The field's `alpha`; 0 without increments.
@@ -265,6 +301,15 @@ impl AdapterSpec {
             _ => 0.0,
         }
     }
+}
+
+/// `[warm_start]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WarmStartSpec {
+    /// Folder of a finished run, such as `runs/mnli/adalora/seed-1`, whose increments are the adapters' start. The head
+    /// is not taken from there.
+    pub run: String,
 }
 
 /// `[observation]`: where the paper and the authors' code differ in what importance is computed from.

@@ -79,6 +79,9 @@ impl Trainer<'_> {
         }
         if let Some(allocator) = &mut self.allocator {
             allocator.resume(step);
+            let pattern = allocator.pattern().expect("a pattern that was resumed has been read");
+            let live = pattern.ranks();
+            self.attach(&live);
         }
         self.optimizer.resume(step);
         self.finished = step;
