@@ -47,13 +47,14 @@ pub(crate) fn draw_factors(experiment: &Experiment) -> Option<String> {
         ..Panel::new(name, train_lines(experiment, value))
     };
     let panels = [
-        of("‖PᵀP − I‖², mean over adapters", &|record| Some(mean(&record.residuals.as_ref()?.p))),
-        of("‖QQᵀ − I‖², mean over adapters", &|record| Some(mean(&record.residuals.as_ref()?.q))),
+        of("squared residual of P", &|record| Some(mean(&record.residuals.as_ref()?.p))),
+        of("squared residual of Q", &|record| Some(mean(&record.residuals.as_ref()?.q))),
         of("share of λ in importance", &|record| Some(record.shares.as_ref()?.lambda.into())),
         of("share of P in importance", &|record| Some(record.shares.as_ref()?.p.into())),
         of("share of Q in importance", &|record| Some(record.shares.as_ref()?.q.into())),
     ];
-    let text = "line: mean over the finished seeds; band: smallest to largest; upward axes are logarithmic";
+    let text = "residual: norm of P'P − I and of QQ' − I, mean over adapters; line: mean over the finished seeds; band: \
+                smallest to largest";
     let some = panels.iter().any(|panel| !panel.is_empty());
     some.then(|| draw_panels(&names(experiment), &panels, &format!("Factors of {}", experiment.name), text))
 }
@@ -330,21 +331,9 @@ impl Axis {
     }
 }
 
-/// Small powers in full, others with the exponent raised.
+/// Small powers in full. Raised digits would read better, and not every font has them.
 fn power_of_ten(power: i32) -> String {
-    match power {
-        -2..=2 => format!("{}", 10.0_f64.powi(power)),
-        _ => {
-            let raised = |c: char| match c {
-                '-' => '⁻',
-                '1' => '¹',
-                '2' => '²',
-                '3' => '³',
-                digit => char::from_u32('⁰' as u32 + digit as u32 - '0' as u32).expect("a raised digit"),
-            };
-            format!("10{}", power.to_string().chars().map(raised).collect::<String>())
-        }
-    }
+    if power.abs() <= 2 { format!("{}", 10.0_f64.powi(power)) } else { format!("1e{power}") }
 }
 
 fn fill(colour: &str) -> String {
@@ -373,8 +362,8 @@ mod tests {
         let labels = |low, high| -> Vec<String> {
             Axis::logarithmic(low, high, 0.0, 1.0).ticks(6).into_iter().map(|(_, label)| label).collect()
         };
-        assert_eq!(labels(0.003, 0.9), ["10⁻³", "0.01", "0.1", "1"]);
-        assert_eq!(labels(2e-12, 0.5), ["10⁻¹²", "10⁻¹⁰", "10⁻⁸", "10⁻⁶", "10⁻⁴", "0.01", "1"]);
+        assert_eq!(labels(0.003, 0.9), ["1e-3", "0.01", "0.1", "1"]);
+        assert_eq!(labels(2e-12, 0.5), ["1e-12", "1e-10", "1e-8", "1e-6", "1e-4", "0.01", "1"]);
         assert_eq!(labels(1.0, 1.0), ["1", "10"]);
     }
 

@@ -17,8 +17,11 @@ fn write_json(path: &Path, record: &impl serde::Serialize) {
     fs::write(path, serde_json::to_string(record).unwrap()).unwrap();
 }
 
-/// Grid of the given cells: name, points, data set.
-fn lay_down(dir: &Path, cells: &[(&str, &[(&str, &str)], &str)]) {
+/// Name of a cell, its points by axis, its data set.
+type Cell<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
+/// Writes a grid of these cells.
+fn lay_down(dir: &Path, cells: &[Cell]) {
     let cells = cells.iter().map(|(name, points, data)| GridCell {
         name: (*name).to_owned(),
         points: points.iter().map(|(axis, point)| ((*axis).to_owned(), (*point).to_owned())).collect(),

@@ -52,7 +52,7 @@ impl Named {
     /// As a user reads it.
     pub fn label(&self, tuning: Option<&Tuning>) -> String {
         let seed = format!("seed {}", self.seed);
-        let parts = [&self.cell, self.variant.as_str(), self.tried(tuning).unwrap_or_default(), &seed];
+        let parts = [&*self.cell, &*self.variant, self.tried(tuning).unwrap_or_default(), &*seed];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
     }
 

@@ -301,8 +301,7 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
     }
     let mut ended = start(&runs)?;
     ended.open += tuned.open;
-    ended.failed.splice(0..0, tuned.failed);
-    ended.failed.extend(problems);
+    ended.failed = [tuned.failed, ended.failed, problems].concat();
     for (label, reason) in &ended.failed {
         eprintln!("{label} failed: {reason}");
     }

@@ -166,7 +166,7 @@ fn a_whole_grid_is_tuned_run_and_skipped() {
     let workspace = small();
     let output = workspace.adalora(&["run", "small/grid", "--cell", "low"]);
     assert_code(&output, 0);
-    assert!(!workspace.path("runs/small/grid/high").exists());
+    assert!(!workspace.path("runs/small/grid/high/adalora").exists());
     let output = workspace.adalora(&["run", "small/grid"]);
     assert_code(&output, 0);
     assert!(text(&output.stderr).contains("4 run(s) are finished already"), "{}", text(&output.stderr));

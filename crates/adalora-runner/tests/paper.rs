@@ -1,0 +1,114 @@
+//! The experiments of the paper, each held against its rules with a DeBERTaV3-base-shaped checkpoint and the published
+//! sizes of the data, with no network, no weights and no text.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use adalora_runner::experiment::{Grid, RunSpec, TaskSpec};
+use adalora_runner::plan::{DataSize, Plan};
+use adalora_tasks::Catalogue;
+
+/// The configuration of microsoft/deberta-v3-base, as the hub has it.
+const CONFIG: &str = r#"{
+  "model_type": "deberta-v2", "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+  "hidden_size": 768, "initializer_range": 0.02, "intermediate_size": 3072, "max_position_embeddings": 512,
+  "relative_attention": true, "position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": true,
+  "pos_att_type": "p2c|c2p", "layer_norm_eps": 1e-7, "max_relative_positions": -1, "position_biased_input": false,
+  "num_attention_heads": 12, "num_hidden_layers": 12, "type_vocab_size": 0, "vocab_size": 128100
+}"#;
+
+/// Training examples and logits of each task of GLUE.
+const GLUE: [(&str, usize, usize); 8] = [
+    ("mnli", 392_702, 3),
+    ("sst-2", 67_349, 2),
+    ("cola", 8_551, 2),
+    ("qqp", 363_846, 2),
+    ("qnli", 104_743, 2),
+    ("rte", 2_490, 2),
+    ("mrpc", 3_668, 2),
+    ("sts-b", 5_749, 1),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The plan of each variant of each cell of a file, by cell and variant.
+fn plans(name: &str) -> Vec<(String, RunSpec, Plan)> {
+    let checkpoint = tempfile::tempdir().unwrap();
+    fs::write(checkpoint.path().join("config.json"), CONFIG).unwrap();
+    let path = root().join(format!("experiments/paper/{name}.toml"));
+    let checkpoint = format!("model.pretrained.checkpoint={}", checkpoint.path().display());
+    let (document, grid) =
+        Grid::load(&path, std::slice::from_ref(&checkpoint)).unwrap_or_else(|problems| panic!("{problems}"));
+    let catalogue = Catalogue::of_workspace(&root()).unwrap();
+    let mut plans = Vec::new();
+    for cell in &grid.cells {
+        for (variant, spec) in &cell.tries[0].variants {
+            let TaskSpec::Text(task) = &spec.task else { panic!("{name}: the paper's tasks are text") };
+            let (_, train_rows, outputs) = GLUE.into_iter().find(|(glue, ..)| *glue == task.data).unwrap();
+            let plan = Plan::new(spec, &catalogue, &DataSize { train_rows, outputs });
+            let plan = plan.unwrap_or_else(|problems| panic!("{}", document.problems(problems)));
+            plans.push((cell.variant(variant), spec.clone(), plan));
+        }
+    }
+    plans
+}
+
+/// Every file of `experiments/paper`.
+fn names() -> Vec<String> {
+    let entries = fs::read_dir(root().join("experiments/paper")).unwrap().map(|entry| entry.unwrap().path());
+    let mut names: Vec<_> =
+        entries.map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_experiment_of_the_paper_can_be_planned() {
+    let names = names();
+    assert!(names.len() >= 10, "{names:?}");
+    for name in names {
+        for (label, _, plan) in plans(&name) {
+            assert!(plan.total_steps > 0, "{name}: {label}");
+        }
+    }
+}
+
+#[test]
+fn table_1_has_the_published_steps_budgets_and_parameters() {
+    let plans = plans("table-1");
+    let of =
+        |label: &str| &plans.iter().find(|(own, ..)| own == label).unwrap_or_else(|| panic!("{label}")).2;
+    // Steps of a run: the paper's epochs at batch size 32.
+    let steps = [
+        ("mnli", 85_904),
+        ("sst-2", 50_520),
+        ("cola", 6_700),
+        ("qqp", 56_855),
+        ("qnli", 16_370),
+        ("rte", 3_900),
+        ("mrpc", 3_450),
+        ("sts-b", 4_500),
+    ];
+    for (task, steps) in steps {
+        assert_eq!(of(&format!("0.3m,{task}/adalora")).total_steps, steps, "{task}");
+    }
+    // Table 7: b(T), and LoRA's parameters at ranks 2, 4 and 8.
+    for (level, budget, lora) in [("0.3m", 144, 331_776), ("0.6m", 288, 663_552), ("1.2m", 576, 1_327_104)] {
+        let schedule = of(&format!("{level},rte/adalora")).schedule.as_ref().unwrap();
+        assert_eq!(schedule.target(), budget);
+        assert_eq!(of(&format!("{level},rte/lora")).parameters().adapter_peak, lora);
+    }
+    let last = of("0.3m,mnli/adalora").schedule.as_ref().unwrap().last_allocation();
+    assert_eq!(last, 35_904);
+}
+
+#[test]
+fn variants_of_one_level_end_with_as_many_ranks() {
+    for (label, spec, plan) in plans("table-5") {
+        let level = ["0.16", "0.32", "0.65"].iter().position(|level| label.starts_with(level)).unwrap();
+        let target = plan.schedule.as_ref().map_or(plan.layout.triplet_count(), |schedule| schedule.target());
+        assert_eq!(target, [144, 288, 576][level], "{label}: {:?}", spec.adapter);
+    }
+}
