@@ -32,7 +32,7 @@ pub mod target;
 pub use arena::{Arena, Extra, Leaves, ParameterKind};
 pub use layout::{Form, Layout, Site, Triplets};
 pub use linear::{Adapter, Linear};
-pub use peft::{FormatError, Increment, PeftAdapter};
 pub use orthogonality::{Orthogonality, OrthogonalityForm, squared_residuals};
+pub use peft::{FormatError, Increment, PeftAdapter};
 pub use saved::Saved;
 pub use scale::ScalePolicy;

@@ -216,8 +216,7 @@ impl PeftAdapter {
             increments.insert(module, increment);
         }
         let kept = ["task_type", "base_model_name_or_path", "modules_to_save"];
-        let kept =
-            kept.into_iter().filter_map(|key| Some((key.to_owned(), self.config.get(key)?.clone())));
+        let kept = kept.into_iter().filter_map(|key| Some((key.to_owned(), self.config.get(key)?.clone())));
         let mut config: Map<String, Value> = kept.collect();
         let own = json!({
             "peft_type": "LORA",
@@ -243,10 +242,14 @@ impl PeftAdapter {
     /// If a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), StoreError> {
         let end = if self.form == Form::Lora { ".weight" } else { "" };
-        let mut tensors: BTreeMap<_, _> =
-            self.extras.iter().map(|(name, tensor)| (format!("{ROOT}{name}"), tensor.shallow_clone())).collect();
+        let mut tensors: BTreeMap<_, _> = self
+            .extras
+            .iter()
+            .map(|(name, tensor)| (format!("{ROOT}{name}"), tensor.shallow_clone()))
+            .collect();
         for (module, Increment { a, b, lambda, .. }) in &self.increments {
-            let mut put = |part: &str, tensor: Tensor| tensors.insert(format!("{ROOT}{module}.{part}{end}"), tensor);
+            let mut put =
+                |part: &str, tensor: Tensor| tensors.insert(format!("{ROOT}{module}.{part}{end}"), tensor);
             put("lora_A", a.shallow_clone());
             put("lora_B", b.shallow_clone());
             if let Some(lambda) = lambda {
@@ -271,7 +274,9 @@ fn scale(config: &Map<String, Value>, form: Form, module: &str, rank: usize) -> 
         let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
         let name = pattern.strip_prefix('^');
         if !name.unwrap_or(pattern).chars().all(plain) {
-            return Err(format!("`{pattern}` of alpha_pattern is a regular expression; only names can be read"));
+            return Err(format!(
+                "`{pattern}` of alpha_pattern is a regular expression; only names can be read"
+            ));
         }
         let inner = name.is_none() && module.ends_with(&format!(".{pattern}"));
         if inner || module == name.unwrap_or(pattern) {
@@ -345,7 +350,10 @@ mod tests {
         for (module, expected) in expected {
             let found = adapter.increments().get(module).map_or(expected.zeros_like(), Increment::delta);
             let difference = (found - expected).abs().max().double_value(&[]);
-            assert!(difference < 2e-6 * (1.0 + expected.abs().max().double_value(&[])), "{module}: {difference}");
+            assert!(
+                difference < 2e-6 * (1.0 + expected.abs().max().double_value(&[])),
+                "{module}: {difference}"
+            );
         }
         assert_eq!(adapter.extras().len(), 1);
     }

@@ -70,7 +70,8 @@ pub fn merge(
     }
     for (module, delta) in deltas {
         let name = format!("{module}.weight");
-        let weight = tensors.get_mut(&name).expect("a module with an increment is a linear layer of the encoder");
+        let weight =
+            tensors.get_mut(&name).expect("a module with an increment is a linear layer of the encoder");
         *weight = &*weight + delta;
         changed.insert(name);
     }
@@ -149,8 +150,10 @@ mod tests {
     fn the_sum_is_taken_in_f32_and_cast_once() {
         for (kind, bound) in [(Kind::Float, 0.0), (Kind::Half, 1e-3), (Kind::BFloat16, 1e-2)] {
             let (base, out) = (checkpoint_in(kind), tempfile::tempdir().unwrap());
-            let before: BTreeMap<_, _> =
-                Tensor::read_safetensors(base.path().join("model.safetensors")).unwrap().into_iter().collect();
+            let before: BTreeMap<_, _> = Tensor::read_safetensors(base.path().join("model.safetensors"))
+                .unwrap()
+                .into_iter()
+                .collect();
             let name = format!("{MODULE}.weight");
             let delta = Random::new(1, "delta").normal(&before[&name].size(), 0.3);
             let classifier = Random::new(1, "classifier").normal(&[2, 30], 0.3);

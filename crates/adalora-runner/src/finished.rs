@@ -39,7 +39,8 @@ impl FinishedRun {
             let path = folder.join(name);
             fs::read_to_string(&path).with_context(|| path.display().to_string())
         };
-        let status = read(STATUS_FILE).context("a run folder is expected, such as runs/NAME/VARIANT/seed-1")?;
+        let status =
+            read(STATUS_FILE).context("a run folder is expected, such as runs/NAME/VARIANT/seed-1")?;
         let status: Status = serde_json::from_str(&status).with_context(|| STATUS_FILE.to_owned())?;
         ensure!(
             matches!(status, Status::Finished { .. }),
@@ -99,7 +100,7 @@ impl FinishedRun {
         match &self.spec.task {
             TaskSpec::Text(task) => {
                 let table = catalogue.data(&task.data)?;
-                Ok((table.target(), table.texts()))
+                Ok((table.target(), table.text_columns()))
             }
             TaskSpec::Planted(_) => bail!(
                 "{} was trained on a synthetic task, which has no texts: take a run of [task.text]",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adalora::ImportanceSpec;
+use adalora_report::write_file;
 use adalora_runner::experiment::{AdapterSpec, Document, Grid, ModelSpec, RunSpec, TaskSpec};
 use adalora_runner::export::Format;
 use adalora_runner::finished::FinishedRun;
@@ -595,7 +596,10 @@ fn predict(args: &PredictArgs) -> Result<ExitCode> {
     let catalogue = Workspace::find()?.catalogue()?;
     let predictions = predict::predict(&run, args.adapter.as_deref(), &catalogue, &texts, device)?;
     if predictions.truncated > 0 {
-        eprintln!("{} text(s) are longer than task.text.max_length and were truncated", predictions.truncated);
+        eprintln!(
+            "{} text(s) are longer than task.text.max_length and were truncated",
+            predictions.truncated
+        );
     }
     let output = match args.format {
         Lines::Tsv => predict::Output::Tsv,

@@ -29,8 +29,8 @@ const TOKENIZER: [&str; 8] = [
 ///
 /// If something is there.
 pub(crate) fn new_folder(out: &Path) -> Result<()> {
-    let empty = fs::read_dir(out).map_or(Ok(!out.exists()), |mut entries| Ok(entries.next().is_none()));
-    ensure!(empty?, "{} is there already: give the name of a new folder", out.display());
+    let free = fs::read_dir(out).map_or(!out.exists(), |mut entries| entries.next().is_none());
+    ensure!(free, "{} is there already: give the name of a new folder", out.display());
     fs::create_dir_all(out).with_context(|| out.display().to_string())
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use adalora_tasks::{Batch, Catalogue, Target, Texts, dev_order};
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
-use tch::{Device, Kind};
+use tch::Device;
 
 use crate::experiment::TaskSpec;
 use crate::finished::FinishedRun;
@@ -16,15 +16,15 @@ use crate::trainer::input;
 pub enum Output {
     /// Columns with a header: the class and each class's probability, or the scores.
     Tsv,
-    /// An object a line.
+    /// An object a line, with the logits too.
     JsonLines,
 }
 
-/// Numbers in the order of the input, and what they are.
+/// What a model says of texts, in their order.
 #[derive(Debug)]
 pub struct Predictions {
     target: Target,
-    /// Of each text a probability for each class, or its scores.
+    /// Of each text a logit for each class, or its scores.
     rows: Vec<Vec<f32>>,
     /// Texts that were longer than the run's `max_length`.
     pub truncated: usize,
@@ -55,11 +55,7 @@ pub fn predict(
     for indices in dev_order(&examples, spec.train.batch_size) {
         let batch = Batch::collate(&examples, &indices, pad_id);
         let logits = model.logits(&input(&batch, device));
-        let values = match target {
-            Target::Classes(_) => logits.softmax(-1, Kind::Float),
-            Target::Scores { .. } => logits,
-        };
-        let values = Vec::<f32>::try_from(values.view(-1)).expect("a flat f32 tensor");
+        let values = Vec::<f32>::try_from(logits.view(-1)).expect("a flat f32 tensor");
         for (&index, values) in indices.iter().zip(values.chunks(target.outputs())) {
             rows[index] = values.to_vec();
         }
@@ -68,7 +64,7 @@ pub fn predict(
 }
 
 impl Predictions {
-    /// Of each text a probability for each class, or its scores.
+    /// Of each text a logit for each class, or its scores.
     pub fn rows(&self) -> &[Vec<f32>] {
         &self.rows
     }
@@ -94,22 +90,34 @@ impl Predictions {
     }
 
     fn tsv(&self, row: &[f32]) -> String {
-        let numbers = row.iter().map(ToString::to_string).collect::<Vec<_>>().join("\t");
+        let joined = |row: &[f32]| row.iter().map(ToString::to_string).collect::<Vec<_>>().join("\t");
         match &self.target {
-            Target::Classes(names) => format!("{}\t{numbers}", names[largest(row)]),
-            Target::Scores { .. } => numbers,
+            Target::Classes(names) => format!("{}\t{}", names[largest(row)], joined(&probabilities(row))),
+            Target::Scores { .. } => joined(row),
         }
     }
 
     fn json(&self, row: &[f32]) -> Value {
         match &self.target {
             Target::Classes(names) => {
-                let each: Map<_, _> = names.iter().cloned().zip(row.iter().map(|&value| json!(value))).collect();
-                json!({ "class": names[largest(row)], "probabilities": each })
+                let each = |row: &[f32]| {
+                    let pairs = names.iter().cloned().zip(row.iter().map(|&value| json!(value)));
+                    pairs.collect::<Map<_, _>>()
+                };
+                let probabilities = each(&probabilities(row));
+                json!({ "class": names[largest(row)], "probabilities": probabilities, "logits": each(row) })
             }
             Target::Scores { .. } => json!({ "scores": row }),
         }
     }
+}
+
+/// Softmax.
+fn probabilities(logits: &[f32]) -> Vec<f32> {
+    let most = f64::from(logits[largest(logits)]);
+    let parts: Vec<_> = logits.iter().map(|&logit| (f64::from(logit) - most).exp()).collect();
+    let sum: f64 = parts.iter().sum();
+    parts.iter().map(|part| (part / sum) as f32).collect()
 }
 
 /// The first place of the largest value, as libtorch's `argmax` finds it on the CPU.
@@ -124,11 +132,15 @@ mod tests {
     #[test]
     fn a_line_for_each_text() {
         let target = Target::Classes(vec!["bad".into(), "good".into()]);
-        let classes = Predictions { target, rows: vec![vec![0.25, 0.75], vec![0.5, 0.5]], truncated: 0 };
-        assert_eq!(classes.write(Output::Tsv), "class\tbad\tgood\ngood\t0.25\t0.75\nbad\t0.5\t0.5\n");
+        // 1 / (1 + e) = 0.26894142
+        let classes = Predictions { target, rows: vec![vec![-0.5, 0.5], vec![2.0, 2.0]], truncated: 0 };
         assert_eq!(
-            classes.write(Output::JsonLines).lines().next().unwrap(),
-            r#"{"class":"good","probabilities":{"bad":0.25,"good":0.75}}"#
+            classes.write(Output::Tsv),
+            "class\tbad\tgood\ngood\t0.26894143\t0.7310586\nbad\t0.5\t0.5\n"
+        );
+        assert_eq!(
+            classes.write(Output::JsonLines).lines().nth(1).unwrap(),
+            r#"{"class":"bad","logits":{"bad":2.0,"good":2.0},"probabilities":{"bad":0.5,"good":0.5}}"#
         );
         let scores = Predictions { target: Target::Scores { width: 1 }, rows: vec![vec![3.5]], truncated: 0 };
         assert_eq!(scores.write(Output::Tsv), "score\n3.5\n");

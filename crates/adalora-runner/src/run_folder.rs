@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use adalora_report::{
-    EXPERIMENT_FILE, EventFile, LogRecord, METRICS_FILE, RANKS_FILE, RESULT_FILE, RunResult, SETTINGS_FILE, STATUS_FILE,
-    Status, write_file,
+    EXPERIMENT_FILE, EventFile, LogRecord, METRICS_FILE, RANKS_FILE, RESULT_FILE, RunResult, SETTINGS_FILE,
+    STATUS_FILE, Status, write_file,
 };
 use anyhow::{Context, Result, bail};
 use serde::Serialize;

@@ -251,7 +251,9 @@ pub enum TaskError {
         least: usize,
     },
     /// A line that should hold two texts.
-    #[error("line {line} has {tabs} tabs; this task has pairs: write the two texts with one tab between them")]
+    #[error(
+        "line {line} has {tabs} tabs; this task has pairs: write the two texts with one tab between them"
+    )]
     NotAPair {
         /// The line, from 1.
         line: usize,

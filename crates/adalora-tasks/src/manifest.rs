@@ -406,7 +406,7 @@ impl Table {
     }
 
     /// Texts of an example: 1, or 2 for a pair.
-    pub fn texts(&self) -> usize {
+    pub fn text_columns(&self) -> usize {
         self.text.len()
     }
 

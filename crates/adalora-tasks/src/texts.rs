@@ -67,6 +67,9 @@ mod tests {
     #[test]
     fn a_line_that_is_no_pair_is_named() {
         let error = read("the cat\ta dog\nthe cat\n", 8, 2).unwrap_err().to_string();
-        assert_eq!(error, "line 2 has 0 tabs; this task has pairs: write the two texts with one tab between them");
+        assert_eq!(
+            error,
+            "line 2 has 0 tabs; this task has pairs: write the two texts with one tab between them"
+        );
     }
 }
