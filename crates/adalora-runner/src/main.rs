@@ -37,6 +37,8 @@ enum Command {
     Check(FileArgs),
     /// Show importance metrics, budget curves, checkpoints, data sets and experiments.
     List,
+    /// Print the JSON schema of experiment files, by which editors complete and check them: see `.taplo.toml`.
+    Schema,
     /// Write tables and pictures of the runs there are.
     Report {
         /// An experiment's name, or the folder of its runs.
@@ -261,6 +263,7 @@ fn main() -> ExitCode {
         Command::Predict(args) => predict(&args),
         Command::Export(args) => export(&args),
         Command::Merge { run, out } => merge(&run, &out),
+        Command::Schema => schema(),
         Command::Fetch(args) => fetch(&args),
         Command::ExportPattern { run, file } => pattern_file::export(&run, &file).map(|()| ExitCode::SUCCESS),
         Command::Worker(args) => work(&args),
@@ -558,6 +561,12 @@ fn collect_experiments(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn schema() -> Result<ExitCode> {
+    let text = serde_json::to_string_pretty(&adalora_runner::experiment::schema())? + "\n";
+    std::io::stdout().write_all(text.as_bytes()).context("standard output")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn report(experiment: &str) -> Result<ExitCode> {
