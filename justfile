@@ -48,6 +48,16 @@ test-slurm: setup
     cargo build -p adalora-runner
     python3 scripts/test_slurm.py target/debug/adalora
 
+# Read the event file of a run back with TensorBoard's own package
+test-events: setup
+    cargo build -q -p adalora-runner
+    cmp -s scripts/tensorboard.txt target/tensorboard/pins || { python3 -m pip install -q --disable-pip-version-check --target target/tensorboard --upgrade --requirement scripts/tensorboard.txt && cp scripts/tensorboard.txt target/tensorboard/pins; }
+    PYTHONPATH=target/tensorboard python3 scripts/test_events.py
+
+# Load exported adapters and merged checkpoints with PEFT and transformers, in a Python environment of its own (2.5 GB)
+test-formats: setup test-events
+    reference/python.sh reference/formats_check.py
+
 # Compare the CUDA kernels with their references on the GPUs of this machine; without one it fails
 test-cuda: setup
     cargo test -p adalora-kernels --lib -- --ignored --test-threads 1 cuda::on_gpu
