@@ -188,4 +188,22 @@ mod tests {
         );
         assert!(out.path().read_dir().unwrap().next().is_none(), "nothing is written");
     }
+
+    #[test]
+    fn a_weight_that_is_another_layers_too_is_named() {
+        let out = tempfile::tempdir().unwrap();
+        let merge = |module: &str| {
+            let deltas = [(module.to_owned(), Tensor::ones([12, 12], (Kind::Float, Device::Cpu)))].into();
+            merge(&reference("bert-tied"), &deltas, &[], &out.path().join("model.safetensors"))
+        };
+        assert_eq!(merge("bert.encoder.layer.1.attention.self.key").unwrap().increments, 1);
+        let error = merge(MODULE).unwrap_err().to_string();
+        assert!(
+            error.contains(
+                "`bert.encoder.layer.1.attention.self.query.weight` is one tensor with \
+                 `encoder.layer.0.attention.self.query.weight`, which a merge would change too"
+            ),
+            "{error}"
+        );
+    }
 }
