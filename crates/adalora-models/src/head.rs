@@ -9,8 +9,8 @@ use crate::{Activation, Checkpoint, EncoderConfig};
 
 const CLASSIFIER: &str = "classifier";
 
-/// First values of the head's parameters.
-#[derive(Debug)]
+/// First values of a head's parameters.
+#[derive(Debug, Default)]
 pub struct HeadStart {
     /// The parameters, for the arena.
     pub extras: Vec<Extra>,
@@ -52,6 +52,39 @@ pub enum Loss {
         /// The share of a label that is spread over the whole vocabulary, as by `transformers`' `LabelSmoother`.
         smoothing: f64,
     },
+    /// Mean of the cross entropies with the first and the last token of the answer, `(rows, 2)`, `Int64`, of logits
+    /// `(rows, width, 2)`.
+    Spans(Tensor),
+}
+
+impl HeadStart {
+    /// Adds a linear layer: the checkpoint's if it has one of `rows` outputs, else one that is drawn as `transformers` does,
+    /// weights normal with `initializer_range` and biases 0.
+    pub(crate) fn layer(&mut self, checkpoint: &Checkpoint, name: &str, rows: i64, random: &mut Random) {
+        let config = checkpoint.config();
+        let parts = [
+            ("weight", vec![rows, config.hidden_size() as i64], ParameterKind::Weight),
+            ("bias", vec![rows], ParameterKind::Bias),
+        ];
+        for (part, shape, kind) in parts {
+            let name = format!("{name}.{part}");
+            let stored = checkpoint.find(name.strip_prefix("bert.").unwrap_or(&name));
+            let value = match stored.filter(|tensor| tensor.size() == shape) {
+                Some(stored) => stored,
+                None => {
+                    self.drawn.push(name.clone());
+                    let deviation = if part == "weight" { config.initializer_range() as f32 } else { 0.0 };
+                    random.normal(&shape, deviation)
+                }
+            };
+            self.extras.push(Extra { name, start: value, kind });
+        }
+    }
+}
+
+/// Weight and bias of a layer in an arena.
+pub(crate) fn layer(arena: &Arena, name: &str) -> (Tensor, Tensor) {
+    (arena.extra(&format!("{name}.weight")), arena.extra(&format!("{name}.bias")))
 }
 
 impl Head {
@@ -60,46 +93,25 @@ impl Head {
     /// biases 0.
     pub fn start(checkpoint: &Checkpoint, outputs: usize, seed: u64) -> HeadStart {
         let config = checkpoint.config();
-        let (hidden, outputs) = (config.hidden_size() as i64, outputs as i64);
         let mut random = Random::new(seed, "head");
-        let mut start = HeadStart { extras: Vec::new(), drawn: Vec::new() };
-        for (name, rows) in [(pooler_path(config), hidden), (CLASSIFIER, outputs)] {
-            let parts = [
-                ("weight", vec![rows, hidden], ParameterKind::Weight),
-                ("bias", vec![rows], ParameterKind::Bias),
-            ];
-            for (part, shape, kind) in parts {
-                let name = format!("{name}.{part}");
-                let stored = checkpoint.find(name.strip_prefix("bert.").unwrap_or(&name));
-                let value = match stored.filter(|tensor| tensor.size() == shape) {
-                    Some(stored) => stored,
-                    None => {
-                        start.drawn.push(name.clone());
-                        let deviation =
-                            if part == "weight" { config.initializer_range() as f32 } else { 0.0 };
-                        random.normal(&shape, deviation)
-                    }
-                };
-                start.extras.push(Extra { name, start: value, kind });
-            }
-        }
+        let mut start = HeadStart::default();
+        start.layer(checkpoint, pooler_path(config), config.hidden_size() as i64, &mut random);
+        start.layer(checkpoint, CLASSIFIER, outputs as i64, &mut random);
         start
     }
 
     /// The head over an arena that was built with [`start`](Self::start)'s extras. `dropout` is the one before the
     /// classifier.
     pub fn new(config: &EncoderConfig, arena: &Arena, dropout: f64) -> Self {
-        let layer =
-            |name: &str| (arena.extra(&format!("{name}.weight")), arena.extra(&format!("{name}.bias")));
         let (activation, pooler_dropout) = match config {
             EncoderConfig::Bert(_) => (Activation::Tanh, 0.0),
             EncoderConfig::Deberta(config) => (config.pooler_hidden_act, config.pooler_dropout),
         };
         Self {
-            pooler: layer(pooler_path(config)),
+            pooler: layer(arena, pooler_path(config)),
             pooler_dropout,
             activation,
-            classifier: layer(CLASSIFIER),
+            classifier: layer(arena, CLASSIFIER),
             dropout,
         }
     }
@@ -130,6 +142,9 @@ impl Loss {
                 let logits = logits.flatten(0, 1);
                 let labels = labels.view(-1);
                 logits.cross_entropy_loss::<Tensor>(&labels, None, Reduction::Sum, -100, *smoothing)
+            }
+            Self::Spans(spans) => {
+                logits.cross_entropy_loss::<Tensor>(spans, None, Reduction::Sum, -100, 0.0) / 2.0
             }
         }
     }

@@ -5,8 +5,9 @@
 //!
 //! 1. [`Checkpoint::open`] or [`Checkpoint::random`]: the tensors, by name.
 //! 2. [`Encoder::new`]: the frozen encoder; [`Encoder::linears`] are the layers that adapters can be put on.
-//! 3. [`Head::start`]: first values of pooler and classifier, from the checkpoint or drawn.
-//! 4. An arena over adapters and head; [`Encoder::attach`] and [`Head::new`] take their leaves from it.
+//! 3. [`Head::start`]: first values of pooler and classifier, from the checkpoint or drawn;
+//!    [`SpanHead::start`] where answers are spans of the text.
+//! 4. An arena over adapters and head; [`Encoder::attach`] and [`Head::new`] or [`SpanHead::new`] take their leaves from it.
 //!
 //! Where more of the encoder is trained than increments, [`Tuning::start`] says what goes into the arena too, and
 //! [`Encoder::tuned`] in the place of `new` takes it from there.
@@ -28,6 +29,7 @@ mod merge;
 mod pickle;
 mod precision;
 mod search;
+mod span;
 mod torch_file;
 mod tuning;
 
@@ -44,5 +46,6 @@ pub use head::{Head, HeadStart, Loss};
 pub use merge::{Merged, merge};
 pub use pickle::PickleError;
 pub use precision::{Precision, Settled};
+pub use span::SpanHead;
 pub use torch_file::TorchFileError;
 pub use tuning::{TunedTensor, Tuning};

@@ -235,7 +235,7 @@ struct WorkerArgs {
     cell: String,
     #[arg(long)]
     variant: String,
-    /// Number of the value of [tuning].
+    /// Number of the value of `tuning`.
     #[arg(long, default_value_t = 0)]
     value: usize,
     #[arg(long)]

@@ -262,6 +262,9 @@ impl<'a> Trainer<'a> {
             Labels::Scores { width, values } => {
                 Loss::Scores(Tensor::from_slice(values).view([-1, *width as i64]).to(self.device))
             }
+            Labels::Spans(spans) => {
+                Loss::Spans(Tensor::from_slice(spans.as_flattened()).view([-1, 2]).to(self.device))
+            }
         };
         (loss.sum(&logits), logits)
     }
@@ -356,12 +359,14 @@ impl<'a> Trainer<'a> {
                 Labels::Scores { .. } => {
                     scores.extend(Vec::<f32>::try_from(logits.view(-1)).expect("a flat f32 tensor"))
                 }
+                Labels::Spans(_) => panic!("answers are scored by their questions: no manifest has spans"),
             }
         }
         let labels = Labels::of(order.iter().flatten().map(|&index| &set.examples[index]));
         let predicted = match &labels {
             Labels::Classes(_) => Labels::Classes(classes),
             Labels::Scores { width, .. } => Labels::Scores { width: *width, values: scores },
+            Labels::Spans(_) => unreachable!("refused above"),
         };
         let scores = self.dataset.evaluation.iter();
         let scores = scores.map(|own| (set.score_name(*own), own.score(&predicted, &labels)));

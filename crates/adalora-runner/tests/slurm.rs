@@ -158,10 +158,12 @@ fn every_run_is_a_task_and_the_table_comes_out() {
 
 #[test]
 fn at_the_time_limit_a_task_asks_for_another_turn_and_goes_on() {
-    let undisturbed = Workspace::new("two", TWO);
+    // Long enough to be looked at while it runs.
+    let long = TWO.replace("steps = 150", "steps = 3000");
+    let undisturbed = Workspace::new("two", &long);
     assert_eq!(frozen(&undisturbed, &[]).start(0).wait().unwrap().code(), Some(0));
 
-    let workspace = Workspace::new("two", TWO);
+    let workspace = Workspace::new("two", &long);
     let slurm = frozen(&workspace, &[]);
     let run = "runs/two/sound/seed-1";
     let mut task = slurm.start(0);

@@ -61,6 +61,8 @@ pub enum Label {
     Class(usize),
     /// Its scores; as many for every example of a data set.
     Scores(Vec<f32>),
+    /// First and last of its tokens that are the answer; both the first token of all if none are.
+    Span([usize; 2]),
 }
 
 /// Labels of, or predictions for, several examples.
@@ -75,6 +77,8 @@ pub enum Labels {
         /// `rows * width` numbers.
         values: Vec<f32>,
     },
+    /// First and last token of each example's answer.
+    Spans(Vec<[i64; 2]>),
 }
 
 impl Labels {
@@ -90,7 +94,7 @@ impl Labels {
                 examples
                     .map(|example| match &example.label {
                         Label::Class(class) => *class as i64,
-                        Label::Scores(_) => panic!("examples of one data set share one kind of label"),
+                        _ => panic!("examples of one data set share one kind of label"),
                     })
                     .collect(),
             ),
@@ -105,6 +109,14 @@ impl Labels {
                 }
                 Self::Scores { width, values }
             }
+            Some(Label::Span(_)) => Self::Spans(
+                examples
+                    .map(|example| match &example.label {
+                        Label::Span(span) => span.map(|token| token as i64),
+                        _ => panic!("examples of one data set share one kind of label"),
+                    })
+                    .collect(),
+            ),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::evaluation::Evaluation;
+use crate::squad::QuestionProblem;
 
 /// Why a data set or a checkpoint cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -208,6 +209,16 @@ pub enum TaskError {
         /// What is wrong.
         problem: RowProblem,
     },
+    /// A file of questions is not as SQuAD's are. Nothing is dropped, so the file has to change.
+    #[error("{}, {place}: {problem}", .file.display())]
+    Questions {
+        /// The data file.
+        file: PathBuf,
+        /// Which part of it, as `data[0].paragraphs[3].qas[2]`.
+        place: String,
+        /// What is wrong.
+        problem: QuestionProblem,
+    },
     /// A file holds no row of the data set.
     #[error(
         "{} holds no examples{}: check that it is the right file",
@@ -259,6 +270,19 @@ pub enum TaskError {
         line: usize,
         /// Tabs in it.
         tabs: usize,
+    },
+    /// Windows that share so much that they do not get on.
+    #[error(
+        "max_length ({max_length}) must be at least {least}: special tokens, one token of the question, and one more \
+         of the context than windows share (stride = {stride})"
+    )]
+    Stride {
+        /// Tokens that neighbouring windows share.
+        stride: usize,
+        /// What the experiment asks for.
+        max_length: usize,
+        /// The least that makes sense for this tokenizer and stride.
+        least: usize,
     },
     /// A folder without a tokenizer.
     #[error("{} holds neither tokenizer.json nor spm.model nor vocab.json and merges.txt: fetch the checkpoint, or copy its tokenizer there", .0.display())]

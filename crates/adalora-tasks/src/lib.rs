@@ -30,6 +30,7 @@ mod prefetch;
 mod rouge;
 mod rows;
 mod sentencepiece;
+mod squad;
 mod summaries;
 mod texts;
 mod tokenize;
@@ -44,5 +45,9 @@ pub use hub::{Hub, Progress};
 pub use manifest::{Manifest, Table};
 pub use prefetch::Prefetch;
 pub use rouge::{Interval, Overlap, Rouge, bootstrap};
+pub use squad::{
+    Answer, AnswerScore, BestThreshold, BestThresholds, Decoding, Found, Question, QuestionCounts,
+    QuestionProblem, Questions, Span, SpanLogits, SquadScore, SquadSpec, SquadVersion, Window,
+};
 pub use summaries::{Counted, RougeScore, Summaries, SummaryBatch, SummaryExample, SummarySpec};
 pub use texts::Texts;

@@ -14,13 +14,13 @@ use crate::{byte_level, sentencepiece};
 
 /// A checkpoint's tokenizer with our own truncation and without its padding.
 pub(crate) struct TextEncoder {
-    tokenizer: Tokenizer,
+    pub(crate) tokenizer: Tokenizer,
     /// Fills shorter examples of a batch; masked out.
     pub(crate) pad_id: u32,
     /// Every file that was read.
     pub(crate) files: Vec<FileHash>,
     /// The one that errors are about.
-    file: PathBuf,
+    pub(crate) file: PathBuf,
 }
 
 impl TextEncoder {
@@ -121,7 +121,7 @@ impl TextEncoder {
     }
 }
 
-fn unusable(file: &Path) -> impl FnOnce(tokenizers::Error) -> TaskError + use<> {
+pub(crate) fn unusable(file: &Path) -> impl FnOnce(tokenizers::Error) -> TaskError + use<> {
     let file = file.to_owned();
     |source| TaskError::Tokenizer { file, source }
 }

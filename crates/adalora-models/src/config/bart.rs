@@ -149,7 +149,7 @@ impl BartConfig {
         encoder.chain(decoder).collect()
     }
 
-    /// Name and shape of every tensor but [the bias of the logits](Self::logits_bias), which a checkpoint may lack.
+    /// Name and shape of every tensor but `final_logits_bias`, which a checkpoint may lack.
     pub fn tensors(&self) -> Vec<(String, Vec<i64>)> {
         let hidden = self.d_model as i64;
         let mut tensors = vec![("shared.weight".to_owned(), vec![self.vocab_size as i64, hidden])];
