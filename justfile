@@ -33,6 +33,26 @@ status EXPERIMENT: setup
 export-pattern RUN FILE: setup
     @cargo run -q -p adalora-runner -- export-pattern "$@"
 
+# Write what a finished run says of texts, from a file or standard input: just predict runs/quickstart/adalora/seed-1 texts.txt
+predict RUN *ARGS: setup
+    @cargo run -q -p adalora-runner -- predict "$@"
+
+# Write the adapter of a finished run for PEFT: just export RUN OUT --format adalora, or --format lora [--pad]
+export RUN OUT *ARGS: setup
+    @cargo run -q -p adalora-runner -- export "$@"
+
+# Write a finished run as a checkpoint that transformers loads
+merge RUN OUT: setup
+    @cargo run -q -p adalora-runner -- merge "$@"
+
+# Write results.csv over all runs, or over those of an experiment
+results *EXPERIMENT: setup
+    @cargo run -q -p adalora-runner -- results "$@"
+
+# Print the JSON schema of experiment files; experiments/schema.json is it
+schema: setup
+    @cargo run -q -p adalora-runner -- schema
+
 # Download data sets and checkpoints: just fetch sst-2, just fetch model microsoft/deberta-v3-base
 fetch *NAMES: setup
     @cargo run -q -p adalora-runner -- fetch "$@"
@@ -47,6 +67,16 @@ test: setup
 test-slurm: setup
     cargo build -p adalora-runner
     python3 scripts/test_slurm.py target/debug/adalora
+
+# Read the event file of a run back with TensorBoard's own package
+test-events: setup
+    cargo build -q -p adalora-runner
+    cmp -s scripts/tensorboard.txt target/tensorboard/pins || { python3 -m pip install -q --disable-pip-version-check --target target/tensorboard --upgrade --requirement scripts/tensorboard.txt && cp scripts/tensorboard.txt target/tensorboard/pins; }
+    PYTHONPATH=target/tensorboard python3 scripts/test_events.py
+
+# Load exported adapters and merged checkpoints with PEFT and transformers, in a Python environment of its own (2.5 GB)
+test-formats: setup test-events
+    reference/python.sh reference/formats_check.py
 
 # Compare the CUDA kernels with their references on the GPUs of this machine; without one it fails
 test-cuda: setup

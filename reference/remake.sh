@@ -64,6 +64,7 @@ cd "$here"
 "$python" adamw.py
 "$python" lora_layer.py
 "$python" bert.py --bert-tiny "$BERT_TINY"
+"$python" tied.py
 "$PYTHON_ADAPTERS" methods.py --official "$OFFICIAL"
 "$python" spans.py
 "$python" bart.py

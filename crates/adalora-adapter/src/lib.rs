@@ -11,6 +11,7 @@
 //! | orthogonality of the factors | [`Orthogonality`] |
 //! | an adapter on disk, as PEFT names and shapes it | [`store`] |
 //! | such an adapter as the start of another | [`Saved`] |
+//! | such an adapter in other formats of PEFT | [`PeftAdapter`] |
 //!
 //! Shapes: `Q` is `(r, d_in)`; `P` is kept transposed, `(r, d_out)`; `lambda` is `(r,)`. A triplet is then two rows
 //! and a number, so that masking, scoring and compaction are row operations. In the field's files `lora_A` is `Q`,
@@ -21,6 +22,7 @@ mod cosine;
 mod layout;
 mod linear;
 mod orthogonality;
+mod peft;
 pub mod random;
 mod saved;
 mod scale;
@@ -31,5 +33,6 @@ pub use arena::{Arena, Extra, Leaves, ParameterKind};
 pub use layout::{Form, Layout, Site, Triplets};
 pub use linear::{Adapter, Linear};
 pub use orthogonality::{Orthogonality, OrthogonalityForm, squared_residuals};
+pub use peft::{FormatError, Increment, PeftAdapter};
 pub use saved::Saved;
 pub use scale::ScalePolicy;

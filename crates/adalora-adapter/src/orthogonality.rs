@@ -1,6 +1,7 @@
 //! The regularizer that keeps the rows of each factor near orthonormal.
 
 use adalora_kernels::orthogonality::{Join, add_gradient};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -8,7 +9,7 @@ use crate::arena::Arena;
 use crate::cosine;
 
 /// `[orthogonality.sum-of-squares]`, `[orthogonality.mean-of-norms]` and `[orthogonality.mean-of-cosines]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OrthogonalityForm {
     /// The paper's equation 4: `gamma * sum of ||M||²` over all factors.
@@ -33,7 +34,7 @@ impl OrthogonalityForm {
 }
 
 /// The regularizer's weight in the loss.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Weight {
     /// Coefficient; the paper uses 0.1, 0.3 and 0.5.

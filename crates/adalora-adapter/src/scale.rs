@@ -1,12 +1,13 @@
 //! What an adapter's increment is multiplied by.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `adapter.svd.scale` and `adapter.lora.scale`: how the scale depends on the rank `r` of an adapter.
 ///
 /// A rank of 0 counts as 1: the increment is 0 then, and 1 is the rank it has if a triplet comes back. (The authors'
 /// code divides by `r + 1e-5`, so that such a triplet is scaled by `1e5 * alpha` until the next allocation.)
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScalePolicy {
     /// `alpha / r` with the rank at the start, whatever the rank is later: both codes.

@@ -14,7 +14,10 @@ use crate::arena::Arena;
 use crate::layout::{Form, Triplets};
 
 /// The file of tensors in an adapter's folder.
-const TENSORS: &str = "adapter_model.safetensors";
+pub(crate) const TENSORS: &str = "adapter_model.safetensors";
+
+/// The file of settings in an adapter's folder.
+pub(crate) const CONFIG: &str = "adapter_config.json";
 
 /// What PEFT wants to know beside the tensors.
 #[derive(Debug, Clone)]
@@ -58,6 +61,14 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong with it.
         source: safetensors::SafeTensorError,
+    },
+    /// The configuration does not say what is expected of one.
+    #[error("{path}: {rule}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The rule it breaks.
+        rule: String,
     },
     /// A tensor of an adapter lacks its counterpart, or has another dtype or shape.
     #[error("{path}: tensor `{name}` {rule}")]
@@ -212,7 +223,8 @@ fn extras(arena: &Arena) -> BTreeMap<String, Tensor> {
     arena.extras().iter().map(|(name, leaf)| (format!("base_model.model.{name}"), leaf.detach())).collect()
 }
 
-fn write(
+/// Writes configuration and tensors into `folder`, which is created.
+pub(crate) fn write(
     folder: &Path,
     config: serde_json::Value,
     tensors: &BTreeMap<String, Tensor>,
@@ -222,7 +234,7 @@ fn write(
         move |source| StoreError::Io { path, source }
     };
     std::fs::create_dir_all(folder).map_err(io(folder))?;
-    let path = folder.join("adapter_config.json");
+    let path = folder.join(CONFIG);
     let config = serde_json::to_string_pretty(&config).expect("a value can be written") + "\n";
     std::fs::write(&path, config).map_err(io(&path))?;
     write_tensors(&folder.join(TENSORS), tensors)

@@ -4,12 +4,13 @@ use std::f64::consts::PI;
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::pattern::{RankPattern, SelectionError};
 
 /// `[budget.cubic]` and its siblings: the curve along which the budget shrinks, and its phases.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BudgetSpec {
     /// `1 - (1 - x)^3` of the reduction is done at the fraction `x` of the window: the paper's.
@@ -23,7 +24,7 @@ pub enum BudgetSpec {
 }
 
 /// Target and phases, common to all curves. Steps are optimizer steps.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Phases {
     /// Average rank at the end; the final budget is `target_r` times the number of adapters. Either this or

@@ -1,5 +1,6 @@
 //! Control: the paper's importance negated, which keeps what it would drop.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -7,7 +8,7 @@ use crate::sensitivity_uncertainty::{Running, SensitivityUncertainty};
 use crate::{BetaError, ImportanceMetric, Observation, Start};
 
 /// `[importance.inverse]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Inverse(SensitivityUncertainty);
 

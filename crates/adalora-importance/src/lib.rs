@@ -12,6 +12,7 @@ mod uncertainty;
 mod uniform;
 
 use adalora_adapter::Layout;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
@@ -96,7 +97,7 @@ fn check_betas(betas: &[(&'static str, f64)]) -> Vec<BetaError> {
 macro_rules! metrics {
     ($($variant:ident = $name:literal: $summary:literal,)*) => {
         /// `[importance.NAME]`: a metric and its settings.
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         pub enum ImportanceSpec {
             $(#[doc = $summary] #[serde(rename = $name)] $variant($variant),)*
         }

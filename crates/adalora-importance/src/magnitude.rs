@@ -1,13 +1,14 @@
 //! Importance as the size of the singular value: the paper's ablation `S = |lambda|`.
 
 use adalora_adapter::Form;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::{BetaError, ImportanceMetric, Observation, Start};
 
 /// `[importance.magnitude]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Magnitude {}
 

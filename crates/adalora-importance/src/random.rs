@@ -5,13 +5,14 @@
 //! something: a handicap that allocation by importance does not have, and so no fair control.
 
 use adalora_adapter::random::Random as Draw;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::{BetaError, ImportanceMetric, Observation, Start};
 
 /// `[importance.random]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Random {}
 

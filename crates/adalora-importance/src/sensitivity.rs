@@ -3,13 +3,14 @@
 //! The authors' ablation code smooths as well; the paper's table does not say. `beta = 0` would be the raw
 //! sensitivity of one batch, which nobody has reported.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::{BetaError, ImportanceMetric, Observation, Start, check_betas};
 
 /// `[importance.sensitivity]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sensitivity {
     /// Weight of the past in the average, strictly between 0 and 1.

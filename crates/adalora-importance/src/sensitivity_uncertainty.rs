@@ -1,13 +1,14 @@
 //! The paper's importance: smoothed sensitivity times smoothed uncertainty.
 
 use adalora_kernels::smoothing::{smooth, smooth_and_score};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::{BetaError, ImportanceMetric, Observation, Start, check_betas};
 
 /// `[importance.sensitivity-uncertainty]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SensitivityUncertainty {
     /// Weight of the past in the average of sensitivity, strictly between 0 and 1.

@@ -1,5 +1,6 @@
 //! Importance as the uncertainty of the sensitivity alone.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -7,7 +8,7 @@ use crate::sensitivity_uncertainty::{Averages, SensitivityUncertainty};
 use crate::{BetaError, ImportanceMetric, Observation, Start};
 
 /// `[importance.uncertainty]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Uncertainty(SensitivityUncertainty);
 

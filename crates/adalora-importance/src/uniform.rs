@@ -1,12 +1,13 @@
 //! Control: the same rank everywhere, as if there were no allocation but the shrinking itself.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::{BetaError, ImportanceMetric, Observation, Start};
 
 /// `[importance.uniform]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Uniform {}
 

@@ -26,6 +26,8 @@ pub(crate) struct Stored {
     pub(crate) name: String,
     pub(crate) shape: Vec<i64>,
     pub(crate) dtype: Dtype,
+    /// Another tensor of the file that is the same values in the same place.
+    pub(crate) tied: Option<String>,
 }
 
 impl Stored {
@@ -70,6 +72,8 @@ pub(crate) fn read(
             name: name.to_owned(),
             shape: view.shape().iter().map(|&size| size as i64).collect(),
             dtype: view.dtype(),
+            // In this format tensors never overlap: of tied ones one is written.
+            tied: None,
         });
         read_file(&path, prefix, stored, wanted, |own, kind| {
             let view = file.tensor(&own.name).expect("the name is one of the file's");

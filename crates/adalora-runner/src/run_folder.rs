@@ -3,11 +3,11 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use adalora_report::{
-    EXPERIMENT_FILE, LogRecord, METRICS_FILE, RANKS_FILE, RESULT_FILE, RunResult, SETTINGS_FILE, STATUS_FILE,
-    Status, write_file,
+    EXPERIMENT_FILE, EventFile, LogRecord, METRICS_FILE, RANKS_FILE, RESULT_FILE, RunResult, SETTINGS_FILE,
+    STATUS_FILE, Status, write_file,
 };
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -21,7 +21,7 @@ use crate::provenance::{changed_setting, host};
 const LOGS: [&str; 2] = [METRICS_FILE, RANKS_FILE];
 
 /// Folder of the trained adapter in the run folder.
-const ADAPTER: &str = "adapter";
+pub(crate) const ADAPTER: &str = "adapter";
 
 /// `runs/EXPERIMENT/VARIANT/seed-N` with its logs open, for this process alone.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct RunFolder<'a> {
     claim: &'a Claim,
     metrics: File,
     ranks: csv::Writer<File>,
+    /// What `metrics.jsonl` says, for TensorBoard.
+    events: EventFile,
 }
 
 /// A run that no other process touches until this is dropped or the process dies.
@@ -231,12 +233,13 @@ impl<'a> RunFolder<'a> {
         }
         claim.status(&Status::Running { step: 0 })?;
         claim.write_settings(settings, source)?;
-        let mut folder = Self::open(claim, [0, 0])?;
+        let mut folder = Self::open(claim, [0, 0], 0.0)?;
         folder.ranks.write_record(std::iter::once("step").chain(adapters.iter().copied()))?;
         Ok(folder)
     }
 
-    /// Goes on where a checkpoint was written: logs are cut to the lengths that they had then.
+    /// Goes on where a checkpoint was written: logs are cut to the lengths that they had then, and the event file is
+    /// derived from them anew.
     ///
     /// # Errors
     ///
@@ -244,12 +247,17 @@ impl<'a> RunFolder<'a> {
     pub fn resume(claim: &'a Claim, settings: &str, source: &str, progress: &Progress) -> Result<Self> {
         claim.status(&Status::Running { step: progress.step })?;
         claim.write_settings(settings, source)?;
-        Self::open(claim, progress.log_bytes)
+        Self::open(claim, progress.log_bytes, progress.seconds)
     }
 
-    fn open(claim: &'a Claim, [metrics, ranks]: [u64; 2]) -> Result<Self> {
+    /// `seconds` is how long the run has trained already.
+    fn open(claim: &'a Claim, [metrics, ranks]: [u64; 2], seconds: f64) -> Result<Self> {
         let ranks = csv::Writer::from_writer(claim.open_log(RANKS_FILE, ranks)?);
-        Ok(Self { claim, metrics: claim.open_log(METRICS_FILE, metrics)?, ranks })
+        let metrics = claim.open_log(METRICS_FILE, metrics)?;
+        let records = LogRecord::read(&claim.path.join(METRICS_FILE))?;
+        let start = SystemTime::now() - Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        let events = EventFile::create(&claim.path, start, &records)?;
+        Ok(Self { claim, metrics, ranks, events })
     }
 
     /// Brings the logs to the disk; their lengths then.
@@ -265,7 +273,7 @@ impl<'a> RunFolder<'a> {
         Ok(self.claim.log_bytes())
     }
 
-    /// Appends a line to `metrics.jsonl`.
+    /// Appends a line to `metrics.jsonl`, and what it says to the event file.
     ///
     /// # Errors
     ///
@@ -274,7 +282,8 @@ impl<'a> RunFolder<'a> {
         let line = serde_json::to_string(record)? + "\n";
         self.metrics
             .write_all(line.as_bytes())
-            .with_context(|| self.claim.path.join(METRICS_FILE).display().to_string())
+            .with_context(|| self.claim.path.join(METRICS_FILE).display().to_string())?;
+        Ok(self.events.append(record)?)
     }
 
     /// Appends a row to `ranks.csv`.

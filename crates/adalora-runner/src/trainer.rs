@@ -255,7 +255,7 @@ impl<'a> Trainer<'a> {
 
     /// Loss summed over the rows of a batch, and the logits.
     fn loss(&self, batch: &Batch, dropout: Option<&Dropout>) -> (Tensor, Tensor) {
-        let input = self.input(batch);
+        let input = input(batch, self.device);
         let logits = self.head.forward(&self.encoder.forward(&input, dropout), dropout);
         let loss = match &batch.labels {
             Labels::Classes(classes) => Loss::Classes(Tensor::from_slice(classes).to(self.device)),
@@ -267,20 +267,6 @@ impl<'a> Trainer<'a> {
             }
         };
         (loss.sum(&logits), logits)
-    }
-
-    fn input(&self, batch: &Batch) -> Input {
-        let matrix = |values: &[i64]| {
-            Tensor::from_slice(values).view([batch.rows as i64, batch.width as i64]).to(self.device)
-        };
-        let padded = batch.mask.iter().any(|token| !token);
-        Input {
-            ids: matrix(&batch.ids),
-            type_ids: matrix(&batch.type_ids),
-            mask: padded.then(|| {
-                Tensor::from_slice(&batch.mask).view([batch.rows as i64, batch.width as i64]).to(self.device)
-            }),
-        }
     }
 
     /// The batches of a step: `accumulate` of them, fewer at the end of an epoch.
@@ -449,6 +435,17 @@ impl<'a> Trainer<'a> {
     /// Parameters of the head that the checkpoint lacks, which were drawn instead.
     pub fn drawn(&self) -> &[String] {
         &self.drawn
+    }
+}
+
+/// A batch as an encoder takes it.
+pub(crate) fn input(batch: &Batch, device: Device) -> Input {
+    let shape = [batch.rows as i64, batch.width as i64];
+    let padded = batch.mask.iter().any(|token| !token);
+    Input {
+        ids: Tensor::from_slice(&batch.ids).view(shape).to(device),
+        type_ids: Tensor::from_slice(&batch.type_ids).view(shape).to(device),
+        mask: padded.then(|| Tensor::from_slice(&batch.mask).view(shape).to(device)),
     }
 }
 

@@ -261,6 +261,16 @@ pub enum TaskError {
         /// The least that makes sense for this tokenizer.
         least: usize,
     },
+    /// A line that should hold two texts.
+    #[error(
+        "line {line} has {tabs} tabs; this task has pairs: write the two texts with one tab between them"
+    )]
+    NotAPair {
+        /// The line, from 1.
+        line: usize,
+        /// Tabs in it.
+        tabs: usize,
+    },
     /// Windows that share so much that they do not get on.
     #[error(
         "max_length ({max_length}) must be at least {least}: special tokens, one token of the question, and one more \

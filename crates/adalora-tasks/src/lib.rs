@@ -32,6 +32,7 @@ mod rows;
 mod sentencepiece;
 mod squad;
 mod summaries;
+mod texts;
 mod tokenize;
 
 pub use batch::{Batch, dev_order, epoch_order};
@@ -49,3 +50,4 @@ pub use squad::{
     QuestionProblem, Questions, Span, SpanLogits, SquadScore, SquadSpec, SquadVersion, Window,
 };
 pub use summaries::{Counted, RougeScore, Summaries, SummaryBatch, SummaryExample, SummarySpec};
+pub use texts::Texts;

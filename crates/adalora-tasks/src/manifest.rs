@@ -405,6 +405,11 @@ impl Table {
         }
     }
 
+    /// Texts of an example: 1, or 2 for a pair.
+    pub fn text_columns(&self) -> usize {
+        self.text.len()
+    }
+
     /// What the task reports, the headline first.
     pub fn evaluation(&self) -> &[Evaluation] {
         &self.evaluation

@@ -5,11 +5,12 @@ use std::ops::Range;
 use adalora_adapter::{Arena, Layout, ParameterKind};
 use adalora_kernels::adamw;
 use adalora_kernels::clear::clear;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 /// `[optimizer]`: AdamW (Loshchilov and Hutter, 2019) with decoupled decay, as PyTorch computes it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdamWSpec {
     /// Learning rate at its highest.
@@ -32,7 +33,7 @@ pub struct AdamWSpec {
 }
 
 /// What becomes of the running averages of a triplet, of its rows of `P` and `Q` and its lambda, when it is masked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MaskedMoments {
     /// They stay, as in both codes: a triplet that comes back carries its old momentum.
@@ -73,7 +74,7 @@ impl Default for AdamWSpec {
 }
 
 /// Weight decay of each kind of parameter; 0 where absent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WeightDecay {
     /// Of `P` and `Q`, or LoRA's `B` and `A`. The authors' code decays them like any weight.
@@ -101,7 +102,7 @@ impl WeightDecay {
 }
 
 /// `schedule = { linear = { warm_up = 100 } }`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LearningRateSpec {
     /// Rises over the warm-up, then stays.
@@ -111,7 +112,7 @@ pub enum LearningRateSpec {
 }
 
 /// The rise at the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WarmUp {
     /// Steps until the full learning rate.

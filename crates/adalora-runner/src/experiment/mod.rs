@@ -22,12 +22,14 @@ mod grid;
 mod problem;
 mod read;
 mod rules;
+mod schema;
 mod spec;
 mod tree;
 
 pub use document::Document;
 pub use grid::{Cell, Grid, Tuning};
 pub use problem::{Problem, Problems};
+pub use schema::schema;
 pub use spec::{
     AdapterSpec, Bottleneck, Experiment, Gradient, Lora, ModelSpec, ObservationSpec, Planted, Pretrained,
     RandomEncoder, RunSpec, Svd, TaskSpec, TrainSpec, WarmStartSpec, Weights,

@@ -2,6 +2,7 @@
 
 use adalora::{AdamWSpec, BudgetSpec, Form, ImportanceSpec, OrthogonalityForm, ScalePolicy};
 use adalora_models::{Placement, Precision, Tuning};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A whole experiment: one or more variants, each run with every seed.
@@ -18,7 +19,7 @@ pub struct Experiment {
 }
 
 /// All settings of one run but its seed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunSpec {
     /// `[model]`
@@ -50,7 +51,7 @@ pub struct RunSpec {
 
 /// `[model.pretrained]` or `[model.random]`: a BERT-family encoder whose weights are frozen, with pooler and
 /// classifier on top, which are trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelSpec {
     /// A checkpoint in Hugging Face's layout.
@@ -68,7 +69,7 @@ impl ModelSpec {
 }
 
 /// `[model.pretrained]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pretrained {
     /// Name of a manifest in `datasets/`, or a folder (anything with a `/`).
@@ -82,7 +83,7 @@ pub struct Pretrained {
 }
 
 /// `[model.random]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RandomEncoder {
     /// Blocks.
@@ -100,7 +101,7 @@ pub struct RandomEncoder {
 }
 
 /// `[task.text]` or `[task.planted]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskSpec {
     /// Sentences or pairs of them with a label, from a manifest in `datasets/`.
@@ -118,7 +119,7 @@ impl TaskSpec {
 }
 
 /// `[task.planted]`: token sequences are random, labels are what the teacher's classifier says of them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Planted {
     /// Layers that differ in the teacher, as patterns like `adapter.targets`.
@@ -140,7 +141,7 @@ pub struct Planted {
 }
 
 /// `[adapter.NAME]`: what is trained beside the head.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdapterSpec {
     /// `P diag(lambda) Q`.
@@ -158,7 +159,7 @@ pub enum AdapterSpec {
 }
 
 /// `[adapter.svd]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Svd {
     /// Patterns over whole path components; every one must match.
@@ -177,7 +178,7 @@ pub struct Svd {
 }
 
 /// `[adapter.lora]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lora {
     /// Patterns over whole path components; every one must match.
@@ -196,12 +197,12 @@ pub struct Lora {
 }
 
 /// `[adapter.full]` and `[adapter.bitfit]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoSettings {}
 
 /// `[adapter.houlsby]` and `[adapter.pfeiffer]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bottleneck {
     /// Width between its two layers.
@@ -304,7 +305,7 @@ impl AdapterSpec {
 }
 
 /// `[warm_start]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WarmStartSpec {
     /// Folder of a finished run, such as `runs/mnli/adalora/seed-1`, whose increments are the adapters' start. The head
@@ -313,7 +314,7 @@ pub struct WarmStartSpec {
 }
 
 /// `[observation]`: where the paper and the authors' code differ in what importance is computed from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ObservationSpec {
     /// Parameters from before the optimizer's step (paper) or after it (code).
@@ -326,7 +327,7 @@ pub struct ObservationSpec {
 }
 
 /// Which parameters a metric sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Weights {
     /// Those that the gradient was taken at.
@@ -336,7 +337,7 @@ pub enum Weights {
 }
 
 /// Which gradient a metric sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Gradient {
     /// As backward made it.
@@ -346,7 +347,7 @@ pub enum Gradient {
 }
 
 /// `[train]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainSpec {
     /// Passes over the training data; either this or `steps`.

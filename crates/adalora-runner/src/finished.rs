@@ -1,0 +1,242 @@
+//! A finished run, to be used: its settings, and its trained model.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use adalora_adapter::store::read_tensors;
+use adalora_adapter::{Adapter, Arena, Extra, Form, Layout, Leaves, PeftAdapter};
+use adalora_kernels::dropout::Dropout;
+use adalora_models::{Checkpoint, Encoder, Head, Input, Settled};
+use adalora_report::{SETTINGS_FILE, STATUS_FILE, Status};
+use adalora_tasks::{Catalogue, Target};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::experiment::{ModelSpec, RunSpec, TaskSpec};
+use crate::plan::checkpoint_folder;
+use crate::run_folder::ADAPTER;
+
+/// A run that has ended on its budget. Between two allocations all triplets live again, so that no other run has a
+/// pattern of ranks to speak of.
+#[derive(Debug)]
+pub struct FinishedRun {
+    folder: PathBuf,
+    spec: RunSpec,
+    seed: u64,
+    /// The dtype that its encoder computed in.
+    precision: Settled,
+}
+
+impl FinishedRun {
+    /// Reads what a run folder says of its run.
+    ///
+    /// # Errors
+    ///
+    /// A folder that is none of a run, or of one that has not finished.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            fs::read_to_string(&path).with_context(|| path.display().to_string())
+        };
+        let status =
+            read(STATUS_FILE).context("a run folder is expected, such as runs/NAME/VARIANT/seed-1")?;
+        let status: Status = serde_json::from_str(&status).with_context(|| STATUS_FILE.to_owned())?;
+        ensure!(
+            matches!(status, Status::Finished { .. }),
+            "{} is {} at step {}: ranks hold from the last allocation on, and a run has an adapter once it is finished. \
+             Start it again with `adalora run`, which goes on where it was",
+            folder.display(),
+            status.state(),
+            status.step()
+        );
+        let mut settings: toml::Table =
+            read(SETTINGS_FILE)?.parse().with_context(|| SETTINGS_FILE.to_owned())?;
+        let seed = settings.remove("seed").and_then(|seed| seed.as_integer());
+        let seed = seed.with_context(|| format!("{SETTINGS_FILE} has no seed"))? as u64;
+        let spec = RunSpec::deserialize(settings)
+            .with_context(|| format!("{}/{SETTINGS_FILE} is of another version", folder.display()))?;
+        #[derive(Deserialize)]
+        struct Provenance {
+            precision: Settled,
+        }
+        let Provenance { precision } = serde_json::from_str(&read("provenance.json")?)?;
+        Ok(Self { folder: folder.to_owned(), spec, seed, precision })
+    }
+
+    /// Its settings.
+    pub fn spec(&self) -> &RunSpec {
+        &self.spec
+    }
+
+    /// The folder of its adapter.
+    pub fn adapter(&self) -> PathBuf {
+        self.folder.join(ADAPTER)
+    }
+
+    /// The folder of the checkpoint that it was trained on.
+    ///
+    /// # Errors
+    ///
+    /// A random encoder, which has none; a checkpoint that is not there.
+    pub fn checkpoint(&self, catalogue: &Catalogue) -> Result<PathBuf> {
+        match &self.spec.model {
+            ModelSpec::Pretrained(model) => {
+                checkpoint_folder(&model.checkpoint, catalogue).map_err(anyhow::Error::msg)
+            }
+            ModelSpec::Random(_) => bail!(
+                "{} was trained on a random encoder, of which there is no checkpoint: take a run of [model.pretrained]",
+                self.folder.display()
+            ),
+        }
+    }
+
+    /// What it predicts, and from how many texts.
+    ///
+    /// # Errors
+    ///
+    /// A synthetic task; a data set without a manifest.
+    pub fn target(&self, catalogue: &Catalogue) -> Result<(Target, usize)> {
+        match &self.spec.task {
+            TaskSpec::Text(task) => {
+                let table = catalogue.data(&task.data)?;
+                Ok((table.target(), table.text_columns()))
+            }
+            TaskSpec::Planted(_) => bail!(
+                "{} was trained on a synthetic task, which has no texts: take a run of [task.text]",
+                self.folder.display()
+            ),
+        }
+    }
+
+    /// The trained model with the run's adapter, or with that of another folder in its place, which may be an export.
+    ///
+    /// # Errors
+    ///
+    /// Files that are missing or do not belong to this model.
+    pub fn model(
+        &self,
+        adapter: Option<&Path>,
+        catalogue: &Catalogue,
+        outputs: usize,
+        device: Device,
+    ) -> Result<TrainedModel> {
+        let own = self.adapter();
+        let folder = adapter.unwrap_or(&own);
+        let trained = Trained::open(folder, &self.spec)?;
+        let checkpoint = Checkpoint::open(&self.checkpoint(catalogue)?)?;
+        trained.model(&checkpoint, &self.spec, self.precision, outputs, self.seed, device)
+    }
+}
+
+/// What an adapter folder holds.
+pub(crate) struct Trained {
+    folder: PathBuf,
+    /// Increments; `None` where the method has none.
+    peft: Option<PeftAdapter>,
+    /// What else was trained, by its name in `transformers`' model.
+    pub(crate) extras: Vec<(String, Tensor)>,
+}
+
+impl Trained {
+    /// Reads the folder.
+    pub(crate) fn open(folder: &Path, spec: &RunSpec) -> Result<Self> {
+        let (peft, extras) = if spec.adapter.form().is_some() {
+            let peft = PeftAdapter::open(folder)?;
+            let extras = peft.extras().iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+            let extras = extras.collect();
+            (Some(peft), extras)
+        } else {
+            let tensors = read_tensors(&folder.join("adapter_model.safetensors"))?.into_iter();
+            let plain = |name: String| name.strip_prefix("base_model.model.").unwrap_or(&name).to_owned();
+            (None, tensors.map(|(name, tensor)| (plain(name), tensor)).collect())
+        };
+        Ok(Self { folder: folder.to_owned(), peft, extras })
+    }
+
+    /// Increments by module; none where the method has none.
+    pub(crate) fn increments(&self) -> impl Iterator<Item = (&String, &adalora_adapter::Increment)> {
+        self.peft.iter().flat_map(|peft| peft.increments())
+    }
+
+    fn model(
+        mut self,
+        checkpoint: &Checkpoint,
+        spec: &RunSpec,
+        precision: Settled,
+        outputs: usize,
+        seed: u64,
+        device: Device,
+    ) -> Result<TrainedModel> {
+        let config = checkpoint.config();
+        let tuning = spec.adapter.tuning();
+        let head = Head::start(checkpoint, outputs, seed).extras;
+        let mut extras: Vec<Extra> = tuning.start(checkpoint, seed).into_iter().chain(head).collect();
+        for extra in &mut extras {
+            let place = self.extras.iter().position(|(name, _)| *name == extra.name);
+            let place = place.with_context(|| format!("{} lacks `{}`", self.folder.display(), extra.name))?;
+            let (name, tensor) = self.extras.swap_remove(place);
+            let (found, expected) = (tensor.size(), extra.start.size());
+            ensure!(
+                found == expected,
+                "{}: `{name}` is {found:?}, but this model has {expected:?}",
+                self.folder.display()
+            );
+            extra.start = tensor;
+        }
+        if let Some((name, _)) = self.extras.first() {
+            bail!("{}: `{name}` belongs to nothing in this model", self.folder.display());
+        }
+        let arena = Arena::new(Layout::new(Form::Lora, Vec::new()), extras, device, seed);
+        let frozen = checkpoint.to_kind(precision.kind());
+        let mut encoder = Encoder::tuned(&frozen, tuning, &arena, None, device);
+        let head = Head::new(config, &arena, 0.0);
+
+        let prefix = config.prefix();
+        let mut increments: Vec<_> = self.increments().collect();
+        for linear in encoder.linears_mut() {
+            let name = format!("{prefix}{}", linear.path());
+            let Some(place) = increments.iter().position(|(module, _)| **module == name) else { continue };
+            let (_, own) = increments.swap_remove(place);
+            let (d_in, d_out) = linear.widths();
+            let (a, b) = (own.a.size(), own.b.size());
+            ensure!(
+                (a[1], b[0]) == (d_in as i64, d_out as i64),
+                "{}: `{name}` has lora_A {a:?} and lora_B {b:?}, but this model's layer is {d_out} by {d_in}",
+                self.folder.display()
+            );
+            let leaves = Leaves {
+                q: own.a.to_device(device),
+                p: own.b.tr().contiguous().to_device(device),
+                lambda: own.lambda.as_ref().map(|lambda| lambda.to_device(device)),
+            };
+            linear.attach(Adapter::new(&leaves, own.scale));
+        }
+        if let Some((module, _)) = increments.first() {
+            bail!("{}: this model has no layer `{module}`", self.folder.display());
+        }
+        Ok(TrainedModel { encoder, head, device })
+    }
+}
+
+/// Encoder, increments and head of a finished run.
+#[derive(Debug)]
+pub struct TrainedModel {
+    encoder: Encoder,
+    head: Head,
+    device: Device,
+}
+
+impl TrainedModel {
+    /// Logits, `(rows, outputs)`, f32, without gradient.
+    pub fn logits(&self, input: &Input) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        let nothing_dropped = None::<&Dropout>;
+        self.head.forward(&self.encoder.forward(input, nothing_dropped), nothing_dropped).to_kind(Kind::Float)
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+}
