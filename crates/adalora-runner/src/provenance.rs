@@ -85,18 +85,25 @@ impl Origin {
         if self.device != now.device {
             changes.push(format!("it was begun on {}, this is {}", self.device, now.device));
         }
-        // Folders may differ from one machine to another.
-        let by_name = |files: &[FileHash]| -> BTreeMap<String, String> {
-            let name = |file: &str| file.rsplit('/').next().unwrap_or(file).to_owned();
-            files.iter().map(|file| (name(&file.file), file.sha256.clone())).collect()
+        // Folders may differ from one machine to another, and files of several folders share a name.
+        let by_name = |files: &[FileHash]| {
+            let mut hashes = BTreeMap::<String, Vec<String>>::new();
+            for FileHash { file, sha256 } in files {
+                let name = file.rsplit('/').next().unwrap_or(file).to_owned();
+                hashes.entry(name).or_default().push(sha256.clone());
+            }
+            hashes
         };
         let (then, now) = (by_name(&self.files), by_name(&now.files));
         for name in then.keys().chain(now.keys().filter(|name| !then.contains_key(*name))) {
-            let short = |files: &BTreeMap<String, String>| {
-                files.get(name).map_or("absent".to_owned(), |hash| hash[..hash.len().min(10)].to_owned())
+            let shown = |hashes: Option<&Vec<String>>| {
+                let short = |hash: &String| hash[..hash.len().min(10)].to_owned();
+                let hashes: Vec<_> = hashes.into_iter().flatten().map(short).collect();
+                if hashes.is_empty() { "none".to_owned() } else { hashes.join(" and ") }
             };
             if then.get(name) != now.get(name) {
-                changes.push(format!("{name} had the hash {} and now has {}", short(&then), short(&now)));
+                let (then, now) = (shown(then.get(name)), shown(now.get(name)));
+                changes.push(format!("{name} had the hash {then} and now has {now}"));
             }
         }
         changes
@@ -242,7 +249,11 @@ mod tests {
             program: Program::own(),
             device: "cpu".into(),
             precision: Settled::F32,
-            files: vec![file("data/train.tsv", "aa"), file("/here/config.json", "bb")],
+            files: vec![
+                file("data/train.tsv", "aa"),
+                file("/here/config.json", "bb"),
+                file("/warm/config.json", "dd"),
+            ],
         }
     }
 
@@ -254,13 +265,13 @@ mod tests {
         now.settings = now.settings.replace("0.1", "0.2");
         now.device = "cuda".into();
         now.files[0].sha256 = "cc".into();
-        now.files.remove(1);
+        now.files.remove(2);
         assert_eq!(
             origin().changes(&now),
             [
                 "a setting was `lr = 0.1` and is now `lr = 0.2`",
                 "it was begun on cpu, this is cuda",
-                "config.json had the hash bb and now has absent",
+                "config.json had the hash bb and dd and now has bb",
                 "train.tsv had the hash aa and now has cc",
             ]
         );

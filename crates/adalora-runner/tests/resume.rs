@@ -287,7 +287,7 @@ fn another_program_or_other_data_are_named_and_refused() {
     let error = text(&output.stderr);
     assert!(error.starts_with(&format!("{RUN} cannot go on from step ")), "{error}");
     assert!(error.contains("it was begun by adalora 0.1.0 of commit"), "{error}");
-    assert!(error.contains("train.tsv had the hash fedcba9876 and now has absent"), "{error}");
+    assert!(error.contains("train.tsv had the hash fedcba9876 and now has none"), "{error}");
     assert!(error.contains("--force"), "{error}");
     assert_eq!(json(&workspace, "status.json"), status, "it stays as it was");
 
