@@ -15,7 +15,6 @@ use crate::error::TaskError;
 use crate::evaluation::Evaluation;
 use crate::fetch::{check_sha256, sha256_of};
 use crate::manifest::{DevFiles, Split};
-use crate::rows;
 use crate::tokenize::TextEncoder;
 
 /// `[task]` of an experiment: which data, and how much of it.
@@ -219,7 +218,7 @@ impl Dataset {
             }
             let inside = path.strip_prefix(&catalogue.materials).expect("data lies in the materials folder");
             files.push(FileHash { file: inside.display().to_string(), sha256 });
-            rows::read(content, &path, &table)
+            table.rows(content, &path)
         };
         let (mut train, dev) = match &table.split {
             Split::Files { train, dev: DevFiles::One(dev) } => (read(train)?, vec![(None, read(dev)?)]),

@@ -45,6 +45,7 @@ pub use hub::{Hub, Progress};
 pub use manifest::{Manifest, Table};
 pub use prefetch::Prefetch;
 pub use rouge::{Interval, Overlap, Rouge, bootstrap};
+pub use rows::Row;
 pub use squad::{
     Answer, AnswerScore, BestThreshold, BestThresholds, Decoding, Found, Question, QuestionCounts,
     QuestionProblem, Questions, Span, SpanLogits, SquadScore, SquadSpec, SquadVersion, Window,

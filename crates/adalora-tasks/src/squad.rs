@@ -93,7 +93,7 @@ impl Questions {
     pub fn load(file: &Path, spec: &SquadSpec, checkpoint: &Path) -> Result<Self, TaskError> {
         let content = fs::read(file).map_err(TaskError::io(file))?;
         let encoder = WindowEncoder::open(checkpoint, spec)?;
-        let questions = read::read(&content, file, spec.version)?;
+        let questions = Question::read(&content, file, spec.version)?;
         let encoded = encoder.encode(&questions)?;
         let count = |rule: fn(&Question) -> bool| questions.iter().filter(|question| rule(question)).count();
         let counts = QuestionCounts {
@@ -406,7 +406,7 @@ mod tests {
         {
             let expected = &real[file];
             let content = fs::read(folder.join(file)).expect("a file of the folder");
-            let questions = read::read(&content, Path::new(file), version).expect("valid");
+            let questions = Question::read(&content, Path::new(file), version).expect("valid");
             assert_eq!(expected["questions"].as_u64(), Some(questions.len() as u64));
             let near = |own: f64, name: &str| {
                 let expected = expected[name].as_f64().expect("a number");

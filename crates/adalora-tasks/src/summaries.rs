@@ -72,7 +72,7 @@ impl Summaries {
         let content = fs::read(file).map_err(TaskError::io(file))?;
         let documents = TextEncoder::open(checkpoint, spec.max_document, 1)?;
         let encoder = TextEncoder::open(checkpoint, spec.max_summary, 1)?;
-        let pairs = read(&content, file, spec)?;
+        let pairs = spec.read(&content, file)?;
         let empty = |texts: fn(&[String; 2]) -> &String| {
             pairs.iter().filter(|pair| texts(pair).trim().is_empty()).count()
         };
@@ -145,40 +145,49 @@ fn row(text: String) -> Row {
     Row { text, pair: None, label: Label::Class(0) }
 }
 
-/// Document and summary of each line.
-fn read(content: &[u8], file: &Path, spec: &SummarySpec) -> Result<Vec<[String; 2]>, TaskError> {
-    let mut lines: Vec<&[u8]> = content.split(|&byte| byte == b'\n').collect();
-    if lines.last().is_some_and(|line| line.is_empty()) {
-        lines.pop();
+impl SummarySpec {
+    /// Document and summary of each line of a file's content; `file` is named in errors.
+    ///
+    /// # Errors
+    ///
+    /// A line that is no object with both texts.
+    pub fn read(&self, content: &[u8], file: &Path) -> Result<Vec<[String; 2]>, TaskError> {
+        let mut lines: Vec<&[u8]> = content.split(|&byte| byte == b'\n').collect();
+        if lines.last().is_some_and(|line| line.is_empty()) {
+            lines.pop();
+        }
+        let pairs = lines.into_iter().enumerate().map(|(number, line)| {
+            let problem =
+                |problem| TaskError::Row { file: file.into(), place: Place::Line(number + 1), problem };
+            let object: Map<String, Value> = serde_json::from_slice(line).map_err(|error| {
+                problem(RowProblem::Json {
+                    // The parser counts lines from the beginning of this one.
+                    said: error.to_string().replace(" at line 1 column", " at column"),
+                    keys: [self.document.clone(), self.summary.clone()],
+                })
+            })?;
+            let text = |key: &String| match object.get(key) {
+                Some(Value::String(text)) => Ok(text.clone()),
+                Some(Value::Number(value)) => {
+                    Err(problem(RowProblem::NotText { column: key.clone(), value: value.to_string() }))
+                }
+                Some(Value::Null) => Err(problem(RowProblem::Null { column: key.clone() })),
+                Some(other) => {
+                    Err(problem(RowProblem::Kind { column: key.clone(), value: other.to_string() }))
+                }
+                None => Err(problem(RowProblem::NoKey {
+                    key: key.clone(),
+                    found: object.keys().cloned().collect::<Vec<_>>(),
+                })),
+            };
+            Ok([text(&self.document)?, text(&self.summary)?])
+        });
+        let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
+        if pairs.is_empty() {
+            return Err(TaskError::EmptySplit { file: file.into(), filter: None });
+        }
+        Ok(pairs)
     }
-    let pairs = lines.into_iter().enumerate().map(|(number, line)| {
-        let problem = |problem| TaskError::Row { file: file.into(), place: Place::Line(number + 1), problem };
-        let object: Map<String, Value> = serde_json::from_slice(line).map_err(|error| {
-            problem(RowProblem::Json {
-                // The parser counts lines from the beginning of this one.
-                said: error.to_string().replace(" at line 1 column", " at column"),
-                keys: [spec.document.clone(), spec.summary.clone()],
-            })
-        })?;
-        let text = |key: &String| match object.get(key) {
-            Some(Value::String(text)) => Ok(text.clone()),
-            Some(Value::Number(value)) => {
-                Err(problem(RowProblem::NotText { column: key.clone(), value: value.to_string() }))
-            }
-            Some(Value::Null) => Err(problem(RowProblem::Null { column: key.clone() })),
-            Some(other) => Err(problem(RowProblem::Kind { column: key.clone(), value: other.to_string() })),
-            None => Err(problem(RowProblem::NoKey {
-                key: key.clone(),
-                found: object.keys().cloned().collect::<Vec<_>>(),
-            })),
-        };
-        Ok([text(&spec.document)?, text(&spec.summary)?])
-    });
-    let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
-    if pairs.is_empty() {
-        return Err(TaskError::EmptySplit { file: file.into(), filter: None });
-    }
-    Ok(pairs)
 }
 
 /// Some examples, padded. Matrices are row-major.
