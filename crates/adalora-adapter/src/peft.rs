@@ -125,8 +125,10 @@ impl PeftAdapter {
             let (a, b) = (take("lora_A")?, take("lora_B")?);
             let lambda = if form == Form::Svd { Some(take("lora_E")?) } else { None };
             let fits = match (a.size().as_slice(), b.size().as_slice(), lambda.as_ref().map(Tensor::size)) {
-                ([rank, _], [_, columns], None) => rank == columns,
-                ([rank, _], [_, columns], Some(lambda)) => rank == columns && lambda == [*rank, 1],
+                // Without rows or columns a file could claim any rank, which costs it nothing.
+                (&[rank, d_in], &[d_out, columns], lambda) if d_in > 0 && d_out > 0 => {
+                    rank == columns && lambda.is_none_or(|lambda| lambda == [rank, 1])
+                }
                 _ => false,
             };
             if !fits {
@@ -265,8 +267,12 @@ fn scale(config: &Map<String, Value>, form: Form, module: &str, rank: usize) -> 
     let number = |key: &str| {
         config.get(key).and_then(Value::as_f64).ok_or_else(|| format!("`{key}` must be a number"))
     };
+    let finite = |scale: f64| {
+        let wrong = || format!("`{module}` is to be multiplied by {scale}: correct its rank and alpha");
+        scale.is_finite().then_some(scale).ok_or_else(wrong)
+    };
     if form == Form::Svd {
-        return Ok(number("lora_alpha")? / number("init_r")?);
+        return finite(number("lora_alpha")? / number("init_r")?);
     }
     let patterns = config.get("alpha_pattern").and_then(Value::as_object).into_iter().flatten();
     let mut alphas = Vec::new();
@@ -291,7 +297,7 @@ fn scale(config: &Map<String, Value>, form: Form, module: &str, rank: usize) -> 
         _ => return Err(format!("alpha_pattern has several values for `{module}`")),
     };
     let root = config.get("use_rslora").and_then(Value::as_bool) == Some(true);
-    Ok(alpha / if root { (rank as f64).sqrt() } else { rank as f64 })
+    finite(alpha / if root { (rank as f64).sqrt() } else { rank as f64 })
 }
 
 /// A pattern that PEFT matches with this module and no other one of `modules`: it takes a name for the end of one.

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 
 use crate::arena::Arena;
 use crate::layout::{Form, Layout, Triplets};
-use crate::store::{StoreError, read_tensors};
+use crate::store::{CONFIG, StoreError, TENSORS, read_tensors};
 
 /// The increments of a folder that [`store::save`](crate::store::save) wrote, without what is outside the adapters.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Saved {
     ///
     /// A file that cannot be read, or a factor without its counterpart.
     pub fn open(folder: &Path, prefix: &str) -> Result<Self, StoreError> {
-        let path = folder.join("adapter_config.json");
+        let path = folder.join(CONFIG);
         let io = |source| StoreError::Io { path: path.clone(), source };
         let text = std::fs::read_to_string(&path).map_err(io)?;
         let config: Config = serde_json::from_str(&text).map_err(|error| io(error.into()))?;
@@ -57,7 +57,7 @@ impl Saved {
                 return Err(io(std::io::Error::other(format!("peft_type is {other}, not ADALORA or LORA"))));
             }
         };
-        let path = folder.join("adapter_model.safetensors");
+        let path = folder.join(TENSORS);
         let tensors = read_tensors(&path)?;
         let root = format!("base_model.model.{prefix}");
         let mut adapters = Vec::new();
@@ -75,8 +75,17 @@ impl Saved {
                 };
                 Err(StoreError::Tensor { path: path.clone(), name, rule })
             };
-            let rank = q.size()[0];
-            let b = counterpart("lora_B", &|shape| shape.len() == 2 && shape[1] == rank)?;
+            let problem = |rule: String| StoreError::Tensor { path: path.clone(), name: name.clone(), rule };
+            let shape = q.size();
+            // Without columns a file could claim any rank, which costs it nothing.
+            let rank = match shape[..] {
+                [rank, d_in] if d_in > 0 => rank,
+                _ => return Err(problem(format!("is {shape:?}, and must be a matrix with columns"))),
+            };
+            let b = counterpart(
+                "lora_B",
+                &|shape| matches!(shape, &[d_out, columns] if d_out > 0 && columns == rank),
+            )?;
             let lambda = match form {
                 Form::Svd => Some(counterpart("lora_E", &|shape| shape == [rank, 1])?.squeeze_dim(1)),
                 Form::Lora => None,
@@ -85,6 +94,11 @@ impl Saved {
                 Form::Svd => config.lora_alpha / config.init_r.unwrap_or(config.r) as f64,
                 Form::Lora => config.alpha_pattern.get(site).unwrap_or(&config.lora_alpha) / rank as f64,
             };
+            if !f64::is_finite(scale) {
+                return Err(problem(format!(
+                    "is to be multiplied by {scale}: correct ranks and alpha in {CONFIG}"
+                )));
+            }
             adapters.push(SavedAdapter {
                 path: site.to_owned(),
                 q: q.shallow_clone(),
