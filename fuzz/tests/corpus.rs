@@ -11,7 +11,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Changed copies for each target, over all files of its corpus.
-const CHANGED: usize = 2000;
+const CHANGED: usize = 1000;
 
 /// Numbers at which something often ends.
 const NUMBERS: [u64; 9] =

@@ -108,8 +108,8 @@ fn lock_path(run: &Path) -> PathBuf {
 
 /// A run writes into its own folder alone, which a link in the place of the folder or of a file in it would undo. What
 /// lies above it may be one: `runs` on another disk.
-fn refuse_links(run: &Path) -> Result<()> {
-    let mut unseen = vec![lock_path(run), run.to_owned()];
+fn refuse_links(path: &Path) -> Result<()> {
+    let mut unseen = vec![path.to_owned()];
     while let Some(path) = unseen.pop() {
         let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
         ensure!(
@@ -147,8 +147,8 @@ impl Claim {
     pub fn of(path: &Path) -> Result<Self> {
         let parent = path.parent().expect("a run folder lies in its variant's");
         fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-        refuse_links(path)?;
         let lock_path = lock_path(path);
+        refuse_links(&lock_path)?;
         let shown = || lock_path.display().to_string();
         let mut lock = File::options()
             .read(true)
@@ -169,6 +169,7 @@ impl Claim {
                 Err(TryLockError::Error(error)) => return Err(error).with_context(shown),
             }
         }
+        refuse_links(path)?;
         lock.set_len(0).with_context(shown)?;
         writeln!(lock, "process {} on {}", std::process::id(), host()).with_context(shown)?;
         Ok(Self { path: path.to_owned(), _lock: lock })

@@ -392,7 +392,7 @@ fn in_a_full_file_system(workspace: &Workspace, room: usize) -> Option<Output> {
     }
     let script = format!(
         "cp -a runs before && {mount} && cp -a before/. runs && rm -r before || exit 90
-         head -c 8m /dev/zero >runs/fill 2>/dev/null
+         head -c 8M /dev/zero >runs/fill 2>/dev/null
          truncate -s -{room}K runs/fill
          \"$0\" worker long --variant run --seed 1 --device cpu
          code=$?
