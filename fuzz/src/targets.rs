@@ -7,13 +7,13 @@ use std::path::{Component, Path};
 use std::sync::LazyLock;
 
 use adalora_adapter::{Form, Layout, PeftAdapter, Saved, Site};
-use adalora_models::{BartCheckpoint, Checkpoint};
+use adalora_models::Checkpoint;
 use adalora_report::{LogRecord, Ranks};
 use adalora_runner::checkpoint::{self, Checkpoints};
 use adalora_runner::experiment::Document;
 use adalora_runner::pattern_file::PatternFile;
 use adalora_runner::run_folder::{Claim, RunFolder};
-use adalora_tasks::{Manifest, Question, SquadVersion, SummarySpec, Table};
+use adalora_tasks::{DataFormat, Manifest, Question, SquadVersion, Table};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use zip::CompressionMethod;
@@ -89,12 +89,19 @@ fn manifest(data: &[u8]) {
     }
 }
 
-/// How a data set in this format is read.
-fn table(format: &str) -> Table {
+/// How a data set of this format is read.
+fn read_as(format: &str) -> DataFormat {
     let source =
         "description = \"any\"\nlicence = \"any\"\nsource.folder = { path = \"any\", how = \"any\" }\n";
     let manifest = Manifest::parse(&format!("{source}{format}"), Path::new("datasets/any.toml"));
     manifest.expect("a manifest").data().expect("a data set")
+}
+
+fn table(format: &str) -> Table {
+    match read_as(format) {
+        DataFormat::Table(table) => table,
+        other => panic!("{other:?} is no table"),
+    }
 }
 
 fn delimited(data: &[u8]) {
@@ -144,13 +151,14 @@ fn squad(data: &[u8]) {
 }
 
 fn summaries(data: &[u8]) {
-    let spec = SummarySpec {
-        document: "document".into(),
-        summary: "summary".into(),
-        max_document: 8,
-        max_summary: 8,
-    };
-    shown(spec.read(data, Path::new("any.jsonl")));
+    static FORMAT: LazyLock<DataFormat> = LazyLock::new(|| {
+        read_as(
+            "[format.summaries]\ndocument = \"document\"\nsummary = \"summary\"\n\
+             split.files = { train = \"any.jsonl\", dev = \"other.jsonl\" }",
+        )
+    });
+    let DataFormat::Summaries(format) = &*FORMAT else { unreachable!("it is one of summaries") };
+    shown(format.pairs(data.to_vec(), Path::new("any.jsonl")));
 }
 
 /// A BERT with two layers of almost nothing: what is fuzzed beside it has to fit it to be read to the end.
@@ -160,7 +168,6 @@ const TENSORS: &[u8] = include_bytes!("../corpus/safetensors/bert");
 fn model_config(data: &[u8]) {
     let folder = folder(&[("config.json", data), ("model.safetensors", TENSORS)]);
     shown(Checkpoint::open(folder.path()));
-    shown(BartCheckpoint::open(folder.path()));
 }
 
 fn safetensors(data: &[u8]) {

@@ -25,6 +25,7 @@ pub mod experiment;
 pub mod export;
 pub mod finished;
 pub mod grid;
+mod inference;
 pub mod libtorch;
 pub mod merge;
 pub mod pattern_file;

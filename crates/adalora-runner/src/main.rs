@@ -529,10 +529,13 @@ fn list() -> Result<ExitCode> {
     for name in catalogue.names() {
         let manifest = catalogue.manifest(name)?;
         let line = format!("  {name:24} {}", manifest.description);
-        if manifest.data().is_some() { data.push(line) } else { checkpoints.push(line) }
+        match manifest.data() {
+            Some(format) => data.push(format!("{line} [task.{}]", format.task())),
+            None => checkpoints.push(line),
+        }
     }
     println!("\ncheckpoints: model.pretrained.checkpoint\n{}", checkpoints.join("\n"));
-    println!("\ndata sets: task.text.data\n{}", data.join("\n"));
+    println!("\ndata sets: task.NAME.data\n{}", data.join("\n"));
     println!("\nexperiments: just run NAME");
     let folder = workspace.experiments();
     let mut files = Vec::new();
@@ -604,12 +607,7 @@ fn predict(args: &PredictArgs) -> Result<ExitCode> {
     };
     let catalogue = Workspace::find()?.catalogue()?;
     let predictions = predict::predict(&run, args.adapter.as_deref(), &catalogue, &texts, device)?;
-    if predictions.truncated > 0 {
-        eprintln!(
-            "{} text(s) are longer than task.text.max_length and were truncated",
-            predictions.truncated
-        );
-    }
+    predictions.notes.iter().for_each(|note| eprintln!("{note}"));
     let output = match args.format {
         Lines::Tsv => predict::Output::Tsv,
         Lines::Jsonl => predict::Output::JsonLines,
@@ -721,9 +719,7 @@ fn fetch_what_is_missing(grid: &Grid, catalogue: &Catalogue) -> Result<()> {
         if let ModelSpec::Pretrained(model) = &spec.model {
             names.push(&model.checkpoint);
         }
-        if let TaskSpec::Text(task) = &spec.task {
-            names.push(&task.data);
-        }
+        names.extend(spec.task.data());
     }
     names.sort_unstable();
     names.dedup();

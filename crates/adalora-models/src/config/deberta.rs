@@ -85,14 +85,15 @@ impl DebertaConfig {
         within("hidden_size", config.hidden_size, SIZES)?;
         within("conv_groups", config.conv_groups, SIZES)?;
         let (buckets, furthest) = (config.position_buckets, config.furthest());
-        if !(2..=1 << 24).contains(&buckets) || furthest <= buckets / 2 + 1 {
+        if buckets < 2 || furthest <= buckets / 2 + 1 {
             return Err(format!(
-                "position_buckets ({buckets}) must lie in 2..=16777216, and max_relative_positions ({furthest}) more than half of that and one"
+                "position_buckets ({buckets}) must be at least 2, and max_relative_positions ({furthest}) more than half of that and one"
             ));
         }
+        within("position_buckets", buckets as usize, SIZES)?;
         let (kernel, groups, hidden) = (config.conv_kernel_size, config.conv_groups, config.hidden_size);
-        if kernel > *SIZES.end() || kernel > 0 && (kernel.is_multiple_of(2) || !hidden.is_multiple_of(groups))
-        {
+        within("conv_kernel_size", kernel.max(1), SIZES)?;
+        if kernel > 0 && (kernel.is_multiple_of(2) || !hidden.is_multiple_of(groups)) {
             return Err(format!(
                 "conv_kernel_size ({kernel}) must be odd and hidden_size ({hidden}) a multiple of conv_groups ({groups})"
             ));
