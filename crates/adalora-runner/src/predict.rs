@@ -45,7 +45,7 @@ pub fn predict(
 ) -> Result<Predictions> {
     let spec = run.spec();
     let (target, per_row) = run.target(catalogue)?;
-    let TaskSpec::Text(task) = &spec.task else { bail!("a task without texts has no target") };
+    let Some(TaskSpec::Text(task)) = &spec.task else { bail!("a task without texts has no target") };
     let checkpoint = run.checkpoint(catalogue)?;
     let Texts { examples, truncated, pad_id } = Texts::read(texts, &checkpoint, task.max_length, per_row)?;
     tch::set_num_threads(spec.train.threads as i32);
