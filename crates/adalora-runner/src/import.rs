@@ -5,9 +5,9 @@ use std::path::Path;
 
 use adalora::{Form, ScalePolicy};
 use adalora_adapter::{Increment, PeftAdapter};
-use adalora_models::{Checkpoint, Head, Settled};
+use adalora_models::{Checkpoint, HeadStart, Purpose, Settled};
 use adalora_report::{SETTINGS_FILE, write_file};
-use adalora_tasks::{Catalogue, FileHash, TaskSpec as Text};
+use adalora_tasks::{Catalogue, DataFormat, Decoding, FileHash, QuestionsSpec, TaskSpec as Text};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::Value;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::experiment::{AdapterSpec, Lora, ModelSpec, Pretrained, Svd, TaskSpec};
 use crate::finished::{IMPORTED_FILE, UsedSpec, UsedTrainSpec};
 use crate::merge::new_folder;
-use crate::plan::checkpoint_folder;
+use crate::plan::{checkpoint_folder, purpose};
 use crate::provenance::{Program, hash};
 use crate::run_folder::{ADAPTER, resolved};
 
@@ -33,10 +33,10 @@ const SHOWN: usize = 4;
 pub struct Request<'a> {
     /// The checkpoint that it was trained on, as an experiment names it.
     pub checkpoint: &'a str,
-    /// The data set whose classes or scores its head predicts; `None` to use its increments alone.
+    /// The data set that its head was trained for; `None` to use its increments alone.
     pub data: Option<&'a str>,
-    /// Tokens of a text.
-    pub max_length: usize,
+    /// Tokens of a text, or of a window; the usual number where absent.
+    pub max_length: Option<usize>,
 }
 
 /// What was imported.
@@ -72,17 +72,18 @@ pub fn import(adapter: &Path, out: &Path, request: &Request, catalogue: &Catalog
     let mut peft = PeftAdapter::open(adapter)?;
     let base = checkpoint_folder(request.checkpoint, catalogue).map_err(anyhow::Error::msg)?;
     let checkpoint = Checkpoint::open(&base)?;
-    let outputs = match request.data {
-        Some(data) => Some(catalogue.data(data)?.target().outputs()),
-        None => peft.extras().get("classifier.weight").map(|weight| weight.size()[0] as usize),
+    let task = request.data.map(|data| task(data, request.max_length, catalogue)).transpose()?;
+    let purpose = match request.data {
+        Some(data) => Some(purpose(&catalogue.data(data)?.target())),
+        None => purpose_of(&peft),
     };
     let mut misfits = misfits(&peft, &checkpoint);
-    let head = outputs.map(|outputs| Head::start(&checkpoint, outputs, 0)).unwrap_or_default();
+    let head = purpose.map_or_else(HeadStart::default, |purpose| purpose.start(&checkpoint, 0));
     for (name, tensor) in peft.extras() {
         match head.extras.iter().find(|own| own.name == *name).map(|own| own.start.size()) {
             Some(shape) if shape == tensor.size() => {}
             Some(shape) => misfits.push(format!("`{name}` is {:?}, expected {shape:?}", tensor.size())),
-            None => misfits.push(format!("`{name}` is neither a factor nor of a classifier's head")),
+            None => misfits.push(format!("`{name}` is neither a factor nor of a head")),
         }
     }
     let (shown, more) = misfits.split_at(misfits.len().min(SHOWN));
@@ -107,7 +108,9 @@ pub fn import(adapter: &Path, out: &Path, request: &Request, catalogue: &Catalog
             adapter.display(),
             base.display()
         );
-        let module = if own.name.contains("pooler") { "pooler" } else { "classifier" };
+        let modules = purpose.map_or(&[][..], Purpose::modules);
+        let module = modules.iter().find(|module| own.name.contains(**module));
+        let module = module.expect("what a head starts from is of its modules");
         taken.push(own.name.clone());
         peft.add_extra(module, own.name, own.start);
     }
@@ -118,9 +121,7 @@ pub fn import(adapter: &Path, out: &Path, request: &Request, catalogue: &Catalog
             dropout: None,
             classifier_dropout: None,
         }),
-        task: request.data.map(|data| {
-            TaskSpec::Text(Text { data: data.into(), max_length: request.max_length, train_rows: None })
-        }),
+        task,
         adapter: adapter_spec(&peft, checkpoint.config().prefix())?,
         train: UsedTrainSpec { batch_size: BATCH_SIZE, threads: 1 },
     };
@@ -137,6 +138,41 @@ pub fn import(adapter: &Path, out: &Path, request: &Request, catalogue: &Catalog
     // By this the folder is known, so it comes last.
     write_file(&out.join(IMPORTED_FILE), &(serde_json::to_string_pretty(&record)? + "\n"))?;
     Ok(Imported { ranks: peft.increments().values().map(Increment::rank).collect(), taken })
+}
+
+/// `[task]`, of which an adapter says nothing.
+fn task(data: &str, max_length: Option<usize>, catalogue: &Catalogue) -> Result<TaskSpec> {
+    Ok(match catalogue.data(data)? {
+        DataFormat::Table(_) => TaskSpec::Text(Text {
+            data: data.into(),
+            max_length: max_length.unwrap_or(128),
+            train_rows: None,
+        }),
+        // As `transformers`' `run_qa.py` has them.
+        DataFormat::Squad(_) => {
+            let Decoding { n_best, max_answer_length } = Decoding::default();
+            TaskSpec::Questions(QuestionsSpec {
+                data: data.into(),
+                max_length: max_length.unwrap_or(384),
+                stride: 128,
+                n_best,
+                max_answer_length,
+                train_rows: None,
+                dev_rows: None,
+            })
+        }
+        DataFormat::Summaries(_) => bail!(
+            "{data} is of summaries, whose generation an adapter says nothing of: import it without --data, and start \
+             a run of [task.summaries] from it"
+        ),
+    })
+}
+
+/// What the head is for that an adapter holds, if any.
+fn purpose_of(peft: &PeftAdapter) -> Option<Purpose> {
+    let classifier = peft.extras().get("classifier.weight").and_then(|weight| weight.size().first().copied());
+    let answers = peft.extras().contains_key("qa_outputs.weight").then_some(Purpose::Answer);
+    classifier.map(|outputs| Purpose::Classify { outputs: outputs as usize }).or(answers)
 }
 
 /// Hashes of an adapter's files.

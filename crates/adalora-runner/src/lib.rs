@@ -27,6 +27,7 @@ pub mod export;
 pub mod finished;
 pub mod grid;
 pub mod import;
+mod inference;
 pub mod libtorch;
 pub mod merge;
 pub mod pattern_file;

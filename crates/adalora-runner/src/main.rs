@@ -229,12 +229,12 @@ struct ImportArgs {
     /// The checkpoint that it was trained on: a name of `adalora list`, or a folder.
     #[arg(long, value_name = "NAME")]
     checkpoint: String,
-    /// The data set whose classes or scores its head predicts; without it, it can be exported and started from.
+    /// The data set that its head was trained for; without it, it can be exported and started from.
     #[arg(long, value_name = "NAME")]
     data: Option<String>,
-    /// Tokens of a text, special ones included, as `task.text.max_length` in experiments.
-    #[arg(long, value_name = "N", default_value_t = 128, requires = "data")]
-    max_length: usize,
+    /// Tokens of a text, special ones included, as in experiments; 128 if absent, for questions 384.
+    #[arg(long, value_name = "N", requires = "data")]
+    max_length: Option<usize>,
 }
 
 #[derive(Args)]
@@ -549,10 +549,13 @@ fn list() -> Result<ExitCode> {
     for name in catalogue.names() {
         let manifest = catalogue.manifest(name)?;
         let line = format!("  {name:24} {}", manifest.description);
-        if manifest.data().is_some() { data.push(line) } else { checkpoints.push(line) }
+        match manifest.data() {
+            Some(format) => data.push(format!("{line} [task.{}]", format.task())),
+            None => checkpoints.push(line),
+        }
     }
     println!("\ncheckpoints: model.pretrained.checkpoint\n{}", checkpoints.join("\n"));
-    println!("\ndata sets: task.text.data\n{}", data.join("\n"));
+    println!("\ndata sets: task.NAME.data\n{}", data.join("\n"));
     println!("\nexperiments: just run NAME");
     let folder = workspace.experiments();
     let mut files = Vec::new();
@@ -624,12 +627,7 @@ fn predict(args: &PredictArgs) -> Result<ExitCode> {
     };
     let catalogue = Workspace::find()?.catalogue()?;
     let predictions = predict::predict(&run, args.adapter.as_deref(), &catalogue, &texts, device)?;
-    if predictions.truncated > 0 {
-        eprintln!(
-            "{} text(s) are longer than task.text.max_length and were truncated",
-            predictions.truncated
-        );
-    }
+    predictions.notes.iter().for_each(|note| eprintln!("{note}"));
     let output = match args.format {
         Lines::Tsv => predict::Output::Tsv,
         Lines::Jsonl => predict::Output::JsonLines,
@@ -756,9 +754,7 @@ fn fetch_what_is_missing(grid: &Grid, catalogue: &Catalogue) -> Result<()> {
         if let ModelSpec::Pretrained(model) = &spec.model {
             names.push(&model.checkpoint);
         }
-        if let TaskSpec::Text(task) = &spec.task {
-            names.push(&task.data);
-        }
+        names.extend(spec.task.data());
     }
     names.sort_unstable();
     names.dedup();

@@ -216,7 +216,8 @@ fn predictions_and_formats_are_the_trained_model() {
             assert!(largest > 0.0 && found <= bound, "{out}, {module}: {found} of {largest}");
         }
         let found = difference(&own, &logits_of(&workspace, &back, &[]));
-        assert!(found < 1e-5 && (out != "out/adalora" || found == 0.0), "{back}: {found}");
+        // In batches of another size, so that sums round differently.
+        assert!(found < 1e-5, "{back}: {found}");
         assert_code(&workspace.adalora(&["merge", &back, &format!("{out}-merged")]), 0);
     }
     // A run starts from an imported adapter as from another run.
@@ -282,9 +283,13 @@ fn assert_provenance(workspace: &Workspace) {
             Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output().ok()?;
         output.status.success().then(|| text(&output.stdout).trim().to_owned())
     };
-    let commit = git(&["rev-parse", "HEAD"]);
-    assert_eq!(record["commit"].as_str().map(str::to_owned), commit);
-    assert_eq!(record["modified"].is_boolean(), commit.is_some(), "{record}");
+    // Of a checkout that is one of this repository's commits.
+    assert_eq!(record["commit"].as_str(), own.commit.as_deref());
+    assert_eq!(own.commit.is_some(), git(&["rev-parse", "HEAD"]).is_some());
+    if let Some(commit) = &own.commit {
+        assert_eq!(git(&["cat-file", "-t", commit]).as_deref(), Some("commit"), "{commit}");
+    }
+    assert_eq!(record["modified"].as_bool(), own.modified);
     assert_eq!(
         (&record["tch"], &record["threads"], &record["precision"]),
         (&"0.24.0".into(), &1.into(), &"f32".into())

@@ -241,13 +241,23 @@ pub enum TaskError {
         /// Rows there are.
         rows: usize,
     },
-    /// `train_rows` is 0 or more than there are.
-    #[error(
-        "train_rows ({asked}) must be 1 to {available}, the examples that `{name}` has to train on; leave it out for all"
-    )]
-    TrainRows {
+    /// A data set of another kind than the task.
+    #[error("`{name}` is no data set for [task.{task}]: `adalora list` says which task a data set is for")]
+    OtherTask {
         /// Name of the data set.
         name: String,
+        /// The task that asks for it.
+        task: &'static str,
+    },
+    /// A sample of no example, or of more than there are.
+    #[error(
+        "{key} ({asked}) must be 1 to {available}, the examples that `{name}` has there; leave it out for all"
+    )]
+    Rows {
+        /// Name of the data set.
+        name: String,
+        /// The setting.
+        key: &'static str,
         /// What the experiment asks for.
         asked: usize,
         /// Examples there are.
@@ -480,6 +490,9 @@ pub enum ManifestRule {
     /// A column's number where columns have names.
     #[error("column {0} is a number, but the columns of a Parquet file have names")]
     NumberInParquet(usize),
+    /// A side without a file.
+    #[error("split.files names no file for a side: train and dev need one or more each")]
+    NoFiles,
     /// An empty list of dev sets.
     #[error("split.files.dev is empty: name at least one file, the headline's first")]
     NoDevSet,
