@@ -340,7 +340,7 @@ fn what_models_wrote_stands_side_by_side() {
         let lines: String = (0..20).map(|number| format!("{}\n", output(number))).collect();
         fs::write(folder.path().join(variant).join("seed-1/outputs.jsonl"), lines).unwrap();
     }
-    adalora_report::write(folder.path()).unwrap();
+    write(folder.path()).unwrap();
     let samples = fs::read_to_string(folder.path().join("report/samples.md")).unwrap();
     assert_eq!(samples.matches("\n> Document").count(), 8);
     assert!(
