@@ -41,6 +41,10 @@ predict RUN *ARGS: setup
 export RUN OUT *ARGS: setup
     @cargo run -q -p adalora-runner -- export "$@"
 
+# Make an adapter of PEFT usable like a run's: just import ADAPTER OUT --checkpoint bert-tiny --data rotten-tomatoes
+import ADAPTER OUT *ARGS: setup
+    @cargo run -q -p adalora-runner -- import "$@"
+
 # Write a finished run as a checkpoint that transformers loads
 merge RUN OUT: setup
     @cargo run -q -p adalora-runner -- merge "$@"

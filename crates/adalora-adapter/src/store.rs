@@ -321,7 +321,7 @@ pub fn plain_shape(shape: &[usize]) -> Option<Vec<i64>> {
     Some(shape)
 }
 
-/// Reads all tensors of a safetensors file, which must be f32, to the CPU.
+/// Reads all tensors of a safetensors file to the CPU, as f32: of 32 bits, or of 16, of which every value is one of f32.
 ///
 /// # Errors
 ///
@@ -334,17 +334,15 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, StoreError>
         .map(|(name, view)| {
             let problem =
                 |rule: String| StoreError::Tensor { path: path.to_owned(), name: name.to_owned(), rule };
-            if view.dtype() != Dtype::F32 {
-                return Err(problem(format!("is {:?}, expected F32", view.dtype())));
-            }
+            let kind = match view.dtype() {
+                Dtype::F32 => Kind::Float,
+                Dtype::F16 => Kind::Half,
+                Dtype::BF16 => Kind::BFloat16,
+                other => return Err(problem(format!("is {other:?}, expected F32, F16 or BF16"))),
+            };
             let shape = plain_shape(view.shape())
                 .ok_or_else(|| problem(format!("is {:?}, which no tensor can be", view.shape())))?;
-            let values: Vec<f32> = view
-                .data()
-                .chunks_exact(4)
-                .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of four")))
-                .collect();
-            Ok((name.to_owned(), Tensor::from_slice(&values).view(shape.as_slice())))
+            Ok((name.to_owned(), Tensor::from_data_size(view.data(), &shape, kind).to_kind(Kind::Float)))
         })
         .collect()
 }
