@@ -11,7 +11,7 @@ use std::fs;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-pub use targets::{TARGETS, Target};
+pub use targets::TARGETS;
 
 /// What inputs may take together, in bytes: much more than files of their size need, and less than a length field can
 /// ask for.

@@ -19,11 +19,11 @@ use tempfile::TempDir;
 use zip::CompressionMethod;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
-/// A name, which is its corpus's too, and what takes the bytes.
-pub type Target = (&'static str, fn(&[u8]));
+/// What is tried with an input.
+pub(crate) type Target = fn(&[u8]);
 
-/// Every target.
-pub const TARGETS: [Target; 13] = [
+/// Every target by its name, which is its corpus's too.
+pub const TARGETS: [(&str, Target); 13] = [
     ("experiment", experiment),
     ("manifest", manifest),
     ("delimited", delimited),

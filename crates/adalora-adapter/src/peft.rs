@@ -137,9 +137,9 @@ impl PeftAdapter {
             let lambda = lambda.map(|lambda| lambda.squeeze_dim(1));
             let scale = settings.scale(&module, a.size()[0] as usize).map_err(rule)?;
             if !scale.is_finite() {
-                let problem =
-                    format!("`{module}` is to be multiplied by {scale}: correct its rank and alpha");
-                return Err(rule(problem));
+                return Err(rule(format!(
+                    "`{module}` is to be multiplied by {scale}: correct its rank and alpha"
+                )));
             }
             increments.insert(module, Increment { a, b, lambda, scale });
         }
