@@ -17,7 +17,7 @@ pub use targets::TARGETS;
 /// ask for.
 const ROOM: u64 = 1 << 30;
 
-/// Limits the address space of this process to what it has now and [`ROOM`]. Whoever asks for more is refused, and dies
+/// Limits the address space of this process to what it has now and a gibibyte. Whoever asks for more is refused, and dies
 /// of it: an allocation that fails aborts in Rust, and is an exception in libtorch.
 ///
 /// # Panics
