@@ -30,7 +30,7 @@ fn edit(path: &Path, from: &str, to: &str) {
 
 #[test]
 fn what_cannot_be_run_is_refused() {
-    insta::assert_snapshot!(error(r#""bart""#, r#""mbart""#), @"FOLDER/config.json: model_type is `mbart`; the family that generates text is: bart");
+    insta::assert_snapshot!(error(r#""bart""#, r#""mbart""#), @"FOLDER/config.json: model_type is `mbart`; the families that can be run are: bert, deberta-v2, bart");
     insta::assert_snapshot!(error(r#""decoder_attention_heads": 5"#, r#""decoder_attention_heads": 4"#), @"FOLDER/config.json: d_model (30) must be a multiple of decoder_attention_heads (4)");
     insta::assert_snapshot!(error(r#""tie_word_embeddings": true"#, r#""tie_word_embeddings": false"#), @"FOLDER/config.json: tie_word_embeddings must be true: logits are taken with the embedding table");
     insta::assert_snapshot!(error(r#""decoder_layerdrop": 0.0"#, r#""decoder_layerdrop": 0.1"#), @"FOLDER/config.json: decoder_layerdrop is 0.1, but blocks are never left out: set it to 0");
