@@ -61,6 +61,7 @@ fetch *NAMES: setup
 test: setup
     python3 scripts/test_setup.py
     python3 scripts/test_cuda_bundle.py
+    python3 scripts/test_headlines.py
     cargo test --workspace --no-fail-fast
 
 # Run an array on a real Slurm of one node, which it starts; needs Debian's slurmctld, slurmd, slurm-client and munge
