@@ -17,6 +17,21 @@ run EXPERIMENT *ARGS: setup
 check EXPERIMENT *ARGS: setup
     @cargo run -q -p adalora-runner -- check "$@"
 
+# Train a small BART on what packages are, then adapt it to news headlines by LoRA and AdaLoRA: half an hour on two cores
+headlines: setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    python3 scripts/headlines.py
+    adalora() { cargo run -q -p adalora-runner -- "$@"; }
+    materials=${ADALORA_MATERIALS:-.materials}
+    [ -f "$materials/bart-synopses-random/model.safetensors" ] ||
+        adalora init-bart "$materials/bart-synopses-random" --texts "$materials/debian-synopses/train.jsonl" \
+            --vocabulary 4000 --layers 2 --width 192 --heads 4 --positions 128
+    adalora run small/headlines-base
+    [ -f "$materials/bart-synopses/model.safetensors" ] ||
+        adalora merge runs/small/headlines-base/run/seed-1 "$materials/bart-synopses"
+    adalora run small/headlines
+
 # Show importance metrics, budget curves, checkpoints, data sets and experiments
 list: setup
     @cargo run -q -p adalora-runner -- list

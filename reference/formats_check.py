@@ -1,11 +1,13 @@
 """Loads what adalora exports and merges with the real PEFT and transformers, and compares logits: `just test-formats`.
 
 A run of a minute on film reviews is trained, exported in each format, merged, and asked for its logits of real
-sentences; PEFT's must be within 1e-5 of them. Then adapters on modules whose names hold `weight`, `lora` and `default`.
+sentences; PEFT's must be within 1e-5 of them. Then adapters on modules whose names hold `weight`, `lora` and `default`, and a BART that is to
+be trained from scratch.
 """
 
 import csv
 import json
+import math
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,7 +17,7 @@ import common  # noqa: F401
 import torch
 from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BartForConditionalGeneration
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "target/debug/adalora"
@@ -121,6 +123,29 @@ def check_odd_names(folder):
                 report(f"{form}, {name}", difference(found, expected) / expected.abs().max().item())
 
 
+def check_new_bart(workspace):
+    """What `init-bart` makes is a whole BART to transformers, which knows nothing yet."""
+    texts = sentences()
+    (workspace / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    folder = workspace / "bart"
+    sizes = ["--vocabulary", "700", "--layers", "2", "--width", "24", "--heads", "3", "--positions", "80"]
+    subprocess.run([PROGRAM, "init-bart", folder, "--texts", "texts.jsonl", *sizes], cwd=workspace, check=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert sorted(tokenizer.all_special_ids) == [0, 1, 2, 3, 4]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    ids = batch["input_ids"]
+    assert (ids[:, 0] == 0).all() and (ids == 2).any(1).all(), "not <s> ... </s>"
+    assert tokenizer.batch_decode(ids, skip_special_tokens=True) == texts
+    model, info = BartForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    assert model.config.vocab_size == len(tokenizer) == 700
+    with torch.no_grad():
+        loss = model.eval()(**batch, labels=ids.masked_fill(ids == 1, -100)).loss.item()
+        written = model.generate(**batch, max_length=6)
+    report("new BART, loss beside log 700", abs(loss - math.log(700)), 0.1)
+    assert (written[:, :2] == torch.tensor([2, 0])).all() and (written[:, 5] == 2).all(), written
+
+
 def main():
     subprocess.run(["cargo", "build", "-q", "-p", "adalora-runner"], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -132,6 +157,7 @@ def main():
         for variant in ["adalora", "lora"]:
             check_run(workspace, variant)
         check_odd_names(workspace / "odd")
+        check_new_bart(workspace)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@
 //! | the same as tasks of a Slurm array, and where all of them stand | [`slurm`], [`status`] |
 //! | a finished run, to be used | [`finished`] |
 //! | what it says of texts; its adapter for PEFT; a checkpoint with it merged in | [`predict`], [`export`], [`merge`] |
+//! | a model to be trained from scratch | [`init_bart`] |
 //! | the signals that end them early | [`stop`] |
 //! | the synthetic teacher task | [`planted`] |
 
@@ -25,6 +26,7 @@ pub mod experiment;
 pub mod export;
 pub mod finished;
 pub mod grid;
+pub mod init_bart;
 pub mod libtorch;
 pub mod merge;
 pub mod pattern_file;

@@ -261,6 +261,16 @@ pub enum TaskError {
         /// The least that makes sense for this tokenizer.
         least: usize,
     },
+    /// A new vocabulary has no room for what every one has.
+    #[error(
+        "a vocabulary of {vocabulary} tokens is too small: it needs at least {least}, special tokens and all bytes among them"
+    )]
+    Vocabulary {
+        /// What is asked for.
+        vocabulary: usize,
+        /// The least that can be made.
+        least: usize,
+    },
     /// A line that should hold two texts.
     #[error(
         "line {line} has {tabs} tabs; this task has pairs: write the two texts with one tab between them"
@@ -623,6 +633,12 @@ pub enum RowProblem {
         said: String,
         /// What is read of the object.
         keys: [String; 2],
+    },
+    /// A line that is no JSON object, where any object would do.
+    #[error("{said}: expected an object with texts, on a line of its own")]
+    NoObject {
+        /// What the parser said.
+        said: String,
     },
     /// An object without a value that is read.
     #[error("there is no `{key}` beside {}: correct the line, or name another key", found.join(", "))]

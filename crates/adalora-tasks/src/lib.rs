@@ -24,6 +24,7 @@ mod fetch;
 mod glue;
 mod hub;
 mod manifest;
+mod new_tokenizer;
 mod parquet;
 mod porter;
 mod prefetch;
@@ -43,6 +44,7 @@ pub use evaluation::Evaluation;
 pub use fetch::Fetched;
 pub use hub::{Hub, Progress};
 pub use manifest::{Manifest, Table};
+pub use new_tokenizer::NewTokenizer;
 pub use prefetch::Prefetch;
 pub use rouge::{Interval, Overlap, Rouge, bootstrap};
 pub use squad::{

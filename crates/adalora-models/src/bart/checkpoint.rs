@@ -7,6 +7,7 @@ use adalora_adapter::random::Random;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::read;
+use crate::merge::write;
 use crate::{BartConfig, ModelError};
 
 /// Configuration and tensors, by the names of [`BartConfig::tensors`] and `final_logits_bias`.
@@ -62,6 +63,20 @@ impl BartCheckpoint {
     pub fn to_kind(&self, kind: Kind) -> Self {
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.to_kind(kind)));
         Self { config: self.config.clone(), tensors: tensors.collect() }
+    }
+
+    /// Writes the tensors to a new `model.safetensors`, under the names that `transformers` gives them.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn save(&self, file: &Path) -> Result<(), ModelError> {
+        let (bias, prefix) = (self.config.logits_bias().0, self.config.prefix());
+        let named = self.tensors.iter().map(|(name, tensor)| {
+            let name = if *name == bias { name.clone() } else { format!("{prefix}{name}") };
+            (name, tensor.shallow_clone())
+        });
+        write(&named.collect(), file)
     }
 
     /// The configuration.
