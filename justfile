@@ -25,7 +25,7 @@ headlines: setup
     adalora() { cargo run -q -p adalora-runner -- "$@"; }
     materials=${ADALORA_MATERIALS:-.materials}
     [ -f "$materials/bart-synopses-random/model.safetensors" ] ||
-        adalora init-bart "$materials/bart-synopses-random" --texts "$materials/debian-synopses/train.jsonl" \
+        adalora init-bart "$materials/bart-synopses-random" --texts debian-synopses \
             --vocabulary 4000 --layers 2 --width 192 --heads 4 --positions 128
     adalora run small/headlines-base
     [ -f "$materials/bart-synopses/model.safetensors" ] ||

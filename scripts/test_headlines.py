@@ -223,6 +223,11 @@ class Files(unittest.TestCase):
         self.assertIn("bbc-headlines holds other files than datasets/bbc-headlines.toml names: move it", self.fails())
         self.assertEqual((self.materials / "bbc-headlines/dev.jsonl").read_text(), "mine")
 
+    def test_the_real_manifests_name_both_files(self):
+        headlines = script()
+        for name in ["debian-synopses", "bbc-headlines"]:
+            self.assertEqual(set(headlines.hashes(name)), FILES)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adalora_models::{Checkpoint, DebertaConfig, EncoderConfig};
+use adalora_models::{Checkpoint, DebertaConfig, ModelConfig, Purpose};
 use adalora_runner::experiment::RunSpec;
 use adalora_runner::plan::{DataSize, Plan};
 use adalora_runner::trainer::Trainer;
@@ -133,11 +133,11 @@ pub fn trainer(shape: &Shape, variant: Variant, dropout: f64) -> Trainer<'static
         dev: vec![DevSet::only(examples(shape.rows))],
         target: Target::Classes(vec!["0".into(), "1".into()]),
         evaluation: vec![Evaluation::Accuracy],
-        truncated: 0,
+        notes: Vec::new(),
         pad_id: 0,
         files: Vec::new(),
     }));
-    let data = DataSize { train_rows: dataset.train.len(), outputs: 2 };
+    let data = DataSize { train_rows: dataset.train.len(), purpose: Purpose::Classify { outputs: 2 } };
     let mut plan = Plan::new(
         spec,
         &Catalogue::open(Path::new("datasets"), Path::new(".materials"))
@@ -146,11 +146,11 @@ pub fn trainer(shape: &Shape, variant: Variant, dropout: f64) -> Trainer<'static
     )
     .expect("the settings keep every rule");
     // Both families have the same six layers in a block, in the same order: the plan's layout is right for either.
-    let EncoderConfig::Bert(bert) = &mut plan.config else { unreachable!("a random encoder is a BERT") };
+    let ModelConfig::Bert(bert) = &mut plan.config else { unreachable!("a random encoder is a BERT") };
     bert.hidden_dropout_prob = dropout;
     bert.attention_probs_dropout_prob = dropout;
     if shape.deberta {
-        plan.config = EncoderConfig::Deberta(deberta(shape, dropout));
+        plan.config = ModelConfig::Deberta(deberta(shape, dropout));
     }
     let plan = Box::leak(Box::new(plan));
     let checkpoint = Checkpoint::random(plan.config.clone(), 2, 1);

@@ -48,6 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let description = Description {
         base_model: "odd names".into(),
         prefix: String::new(),
+        task_type: "SEQ_CLS",
         target_modules: MODULES.map(|(path, _)| path.to_owned()).into(),
         modules_to_save: Vec::new(),
         init_r: INIT_R,

@@ -331,6 +331,7 @@ mod tests {
         let description = Description {
             base_model: "any".into(),
             prefix: "net.".into(),
+            task_type: "SEQ_CLS",
             target_modules: PATHS.map(String::from).to_vec(),
             modules_to_save: vec!["classifier".into()],
             init_r: 3,

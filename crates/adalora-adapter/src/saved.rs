@@ -182,6 +182,7 @@ mod tests {
         let description = Description {
             base_model: "any".into(),
             prefix: "bert.".into(),
+            task_type: "SEQ_CLS",
             target_modules: PATHS.map(String::from).to_vec(),
             modules_to_save: vec![],
             init_r: 4,

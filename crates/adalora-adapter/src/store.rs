@@ -26,6 +26,8 @@ pub struct Description {
     pub base_model: String,
     /// What PEFT's model puts before a layer's path, such as `bert.`.
     pub prefix: String,
+    /// What PEFT calls the model's purpose, such as `SEQ_CLS`.
+    pub task_type: &'static str,
     /// Paths of the adapted layers, or ends of them, as PEFT matches them.
     pub target_modules: Vec<String>,
     /// Names of trained modules outside the adapters.
@@ -202,7 +204,7 @@ pub fn save(
     };
     let config = Config {
         peft_type,
-        task_type: "SEQ_CLS",
+        task_type: description.task_type,
         base_model_name_or_path: &description.base_model,
         target_modules: &target_modules,
         modules_to_save: &description.modules_to_save,
@@ -347,6 +349,7 @@ mod tests {
         Description {
             base_model: "bert-tiny".into(),
             prefix: "bert.".into(),
+            task_type: "SEQ_CLS",
             target_modules: vec!["fc".into()],
             modules_to_save: vec!["classifier".into()],
             init_r: 3,

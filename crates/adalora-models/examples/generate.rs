@@ -4,9 +4,9 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use adalora_models::{Bart, BartCheckpoint, Generation, Source};
+use adalora_models::{Bart, Checkpoint, Generation, Source};
 use serde::Deserialize;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 #[derive(Deserialize)]
 struct Job {
@@ -22,8 +22,8 @@ fn main() {
     let threads = arguments.next().map_or(1, |count| count.parse().expect("threads"));
     tch::set_num_threads(threads);
 
-    let checkpoint = BartCheckpoint::open(&folder).expect("a checkpoint");
-    let bart = Bart::new(checkpoint.config(), None, |name| checkpoint.tensor(name));
+    let checkpoint = Checkpoint::open(&folder).expect("a checkpoint");
+    let bart = Bart::of(&checkpoint, None, Device::Cpu);
     let inputs = Tensor::read_safetensors(folder.join("inputs.safetensors")).expect("inputs");
     let input = |name: &str| {
         let (_, tensor) = inputs.iter().find(|(own, _)| own == name).expect("an input of this name");

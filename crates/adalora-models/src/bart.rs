@@ -1,22 +1,20 @@
 //! BART (Lewis et al., 2020), an encoder and a decoder of text, frozen, in the layout of `transformers`'
 //! `BartForConditionalGeneration`.
 
-mod checkpoint;
 mod decoding;
 
 use adalora_adapter::{Adapter, Linear};
 use adalora_kernels::dropout::{self, Dropout};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::bert::{LayerNorm, additive, additive_mask, attention};
 use crate::config::POSITION_OFFSET;
-use crate::{Activation, BartConfig};
+use crate::{Activation, BartConfig, Checkpoint, ModelConfig};
 
-pub use checkpoint::BartCheckpoint;
 pub(crate) use decoding::Decoding;
 
 /// LayerNorm's epsilon, which `config.json` does not say.
-const EPSILON: f64 = 1e-5;
+pub(crate) const EPSILON: f64 = 1e-5;
 
 /// What the encoder reads: token sequences of one batch, padded to one length.
 #[derive(Debug)]
@@ -87,6 +85,17 @@ pub struct Encoded {
 }
 
 impl Bart {
+    /// The model of a checkpoint, on `device`, in the dtype of its tensors. `dropout` replaces all three of the
+    /// configuration.
+    ///
+    /// # Panics
+    ///
+    /// For a checkpoint of another family.
+    pub fn of(checkpoint: &Checkpoint, dropout: Option<f64>, device: Device) -> Self {
+        let ModelConfig::Bart(config) = checkpoint.config() else { panic!("an encoder alone cannot write") };
+        Self::new(config, dropout, |name| checkpoint.tensor(name, device))
+    }
+
     /// The model with this configuration and these tensors, by the names of [`BartConfig::tensors`] and
     /// `final_logits_bias`; the device is theirs. `dropout` replaces all three of the configuration.
     pub fn new(config: &BartConfig, dropout: Option<f64>, tensor: impl Fn(&str) -> Tensor) -> Self {
@@ -131,9 +140,11 @@ impl Bart {
                 feed_forward: feed_forward(&path),
             }
         });
+        let words = tensor("shared.weight");
+        let logits_bias = tensor("final_logits_bias").view(-1).to_kind(words.kind());
         Self {
-            words: tensor("shared.weight"),
-            logits_bias: tensor("final_logits_bias").view(-1),
+            words,
+            logits_bias,
             encoder: side("encoder", config.encoder_attention_heads),
             encoder_blocks: encoder_blocks.collect(),
             decoder: side("decoder", config.decoder_attention_heads),

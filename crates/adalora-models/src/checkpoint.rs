@@ -8,15 +8,16 @@ use adalora_adapter::random::Random;
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
+use crate::merge::write;
 use crate::torch_file::TorchFile;
-use crate::{EncoderConfig, ModelError};
+use crate::{BartConfig, ModelConfig, ModelError};
 
 /// A checkpoint: configuration, and the encoder's tensors under one spelling of their names.
 ///
 /// The family's prefix is taken off, and the old `LayerNorm.gamma` and `beta` become `weight` and `bias`.
 #[derive(Debug)]
 pub struct Checkpoint {
-    config: EncoderConfig,
+    config: ModelConfig,
     tensors: BTreeMap<String, Tensor>,
 }
 
@@ -120,35 +121,69 @@ fn read_file(
     }
 }
 
+/// Tensors that `transformers` puts beside the model, without its prefix.
+const HEADS: [&str; 4] = ["classifier.weight", "classifier.bias", "qa_outputs.weight", "qa_outputs.bias"];
+
 impl Checkpoint {
     /// Reads a folder in Hugging Face's layout. Tensors become f32.
     ///
     /// # Errors
     ///
-    /// A file that is missing, malformed or truncated; tensors of the encoder that are missing, or whose shape is
-    /// not what the configuration says. What the file holds beyond the encoder is left alone.
+    /// A file that is missing, malformed or truncated; tensors that are missing, or whose shape is not what the
+    /// configuration says. What the file holds beyond them is left alone, copies of BART's embedding table among it.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        let config = EncoderConfig::open(folder)?;
+        let config = ModelConfig::open(folder)?;
         let tensors = read(folder, config.prefix(), |stored| {
-            let pooler = config.pooler_tensors().into_iter().filter(|(name, _)| stored.contains_key(name));
+            let optional = config.optional_tensors().into_iter();
+            let optional = optional.filter(|(name, _)| stored.contains_key(name));
             // A head of the checkpoint is of another task, unless its shape says otherwise: see `HeadStart`.
-            let heads = ["classifier.weight", "classifier.bias", "qa_outputs.weight", "qa_outputs.bias"]
+            let heads = HEADS
                 .into_iter()
                 .filter_map(|name| stored.get(name).map(|own| (name.to_owned(), own.shape.clone())));
-            config.tensors().into_iter().chain(pooler).chain(heads).collect()
+            config.tensors().into_iter().chain(optional).chain(heads).collect()
         })?;
-        Ok(Self { config, tensors })
+        Ok(Self::complete(config, tensors))
     }
 
-    /// A model with random weights, head of `outputs` logits included: linear layers keep the size of what passes
+    fn complete(config: ModelConfig, mut tensors: BTreeMap<String, Tensor>) -> Self {
+        if let ModelConfig::Bart(bart) = &config {
+            // Checkpoints that were only pretrained have none.
+            let (name, shape) = bart.logits_bias();
+            tensors
+                .entry(name)
+                .or_insert_with(|| Tensor::zeros(shape.as_slice(), (Kind::Float, Device::Cpu)));
+        }
+        Self { config, tensors }
+    }
+
+    /// A BART that has learned nothing: weights and embeddings are normal with the configuration's `init_std`, LayerNorm
+    /// does nothing, biases are 0, as `transformers` has it.
+    pub fn untrained(config: BartConfig, seed: u64) -> Self {
+        let mut random = Random::new(seed, "random bart");
+        let tensors = config.tensors().into_iter().map(|(name, shape)| {
+            let is_norm = name.contains("layer_norm") || name.contains("layernorm");
+            let tensor = if name.ends_with("bias") {
+                Tensor::zeros(shape.as_slice(), (Kind::Float, Device::Cpu))
+            } else if is_norm {
+                Tensor::ones(shape.as_slice(), (Kind::Float, Device::Cpu))
+            } else {
+                random.normal(&shape, config.init_std as f32)
+            };
+            (name, tensor)
+        });
+        let tensors = tensors.collect();
+        Self::complete(ModelConfig::Bart(config), tensors)
+    }
+
+    /// An encoder with random weights, head of `outputs` logits included: linear layers keep the size of what passes
     /// through them, embeddings are standard normal, LayerNorm does nothing, biases are 0.
-    pub fn random(config: EncoderConfig, outputs: usize, seed: u64) -> Self {
+    pub fn random(config: ModelConfig, outputs: usize, seed: u64) -> Self {
         let mut random = Random::new(seed, "random encoder");
         let classifier = [
             ("classifier.weight".to_owned(), vec![outputs as i64, config.hidden_size() as i64]),
             ("classifier.bias".to_owned(), vec![outputs as i64]),
         ];
-        let shapes = config.tensors().into_iter().chain(config.pooler_tensors()).chain(classifier);
+        let shapes = config.tensors().into_iter().chain(config.optional_tensors()).chain(classifier);
         let tensors = shapes
             .map(|(name, shape)| {
                 let tensor = if name.ends_with("LayerNorm.weight") {
@@ -220,16 +255,34 @@ impl Checkpoint {
         Self { config: self.config.clone(), tensors }
     }
 
+    /// Writes the tensors to `file`, a new `model.safetensors`, under the names that `transformers` gives them.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn save(&self, file: &Path) -> Result<(), ModelError> {
+        let prefix = self.config.prefix();
+        let named = self.tensors.iter().map(|(name, tensor)| {
+            let is_beside = HEADS.contains(&name.as_str()) || name == "final_logits_bias";
+            (if is_beside { name.clone() } else { format!("{prefix}{name}") }, tensor.shallow_clone())
+        });
+        write(&named.collect(), file)
+    }
+
     /// The configuration.
-    pub fn config(&self) -> &EncoderConfig {
+    pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// A tensor of the encoder, on `device`.
-    pub(crate) fn tensor(&self, name: &str, device: Device) -> Tensor {
+    /// A tensor of [`ModelConfig::tensors`], or BART's `final_logits_bias`, on `device`.
+    ///
+    /// # Panics
+    ///
+    /// For another name.
+    pub fn tensor(&self, name: &str, device: Device) -> Tensor {
         self.tensors
             .get(name)
-            .expect("every tensor of the encoder was checked when the checkpoint was opened")
+            .expect("every tensor of the model was checked when the checkpoint was opened")
             .to(device)
     }
 
@@ -239,11 +292,18 @@ impl Checkpoint {
     }
 }
 
-impl EncoderConfig {
+impl ModelConfig {
     /// Name and shape of the pooler, which a checkpoint may lack.
-    fn pooler_tensors(&self) -> [(String, Vec<i64>); 2] {
-        let hidden = self.hidden_size() as i64;
-        [("pooler.dense.weight".into(), vec![hidden, hidden]), ("pooler.dense.bias".into(), vec![hidden])]
+    /// Name and shape of what a checkpoint may lack: an encoder's pooler, and the bias of BART's logits.
+    fn optional_tensors(&self) -> Vec<(String, Vec<i64>)> {
+        match self {
+            Self::Bert(_) | Self::Deberta(_) => {
+                let hidden = self.hidden_size() as i64;
+                let (weight, bias) = ("pooler.dense.weight".into(), "pooler.dense.bias".into());
+                vec![(weight, vec![hidden, hidden]), (bias, vec![hidden])]
+            }
+            Self::Bart(config) => vec![config.logits_bias()],
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `config.json` of an encoder, of either family, and of BART.
+//! `config.json` of a model, of any family.
 
 mod bart;
 mod bert;
@@ -17,13 +17,15 @@ pub(crate) use bart::POSITION_OFFSET;
 pub use bert::BertConfig;
 pub use deberta::DebertaConfig;
 
-/// Sizes of an encoder.
+/// Sizes of a model.
 #[derive(Debug, Clone, PartialEq)]
-pub enum EncoderConfig {
+pub enum ModelConfig {
     /// `model_type` is `bert`.
     Bert(BertConfig),
     /// `model_type` is `deberta-v2`, which is what version 3 calls itself too.
     Deberta(DebertaConfig),
+    /// `model_type` is `bart`: an encoder and a decoder, which generates text.
+    Bart(BartConfig),
 }
 
 /// An elementwise nonlinearity.
@@ -61,7 +63,7 @@ impl Activation {
 /// A frozen linear layer by name and size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinearShape {
-    /// Path in the model, without the family's [prefix](EncoderConfig::prefix).
+    /// Path in the model, without the family's [prefix](ModelConfig::prefix).
     pub path: String,
     /// Width of its input.
     pub d_in: usize,
@@ -69,7 +71,7 @@ pub struct LinearShape {
     pub d_out: usize,
 }
 
-impl EncoderConfig {
+impl ModelConfig {
     /// Reads `config.json` of a checkpoint's folder.
     ///
     /// # Errors
@@ -84,15 +86,17 @@ impl EncoderConfig {
         let config = match model_type(text)?.as_str() {
             "bert" => Self::Bert(serde_json::from_str(text).map_err(|error| error.to_string())?),
             "deberta-v2" => Self::Deberta(DebertaConfig::parse(text)?),
+            "bart" => return BartConfig::parse(text).map(Self::Bart),
             found => {
                 return Err(format!(
-                    "model_type is `{found}`; the families that can be run are: bert, deberta-v2"
+                    "model_type is `{found}`; the families that can be run are: bert, deberta-v2, bart"
                 ));
             }
         };
         let (hidden, heads) = match &config {
             Self::Bert(config) => (config.hidden_size, config.num_attention_heads),
             Self::Deberta(config) => (config.hidden_size, config.num_attention_heads),
+            Self::Bart(_) => unreachable!("returned above"),
         };
         if hidden.is_multiple_of(heads) {
             Ok(config)
@@ -101,11 +105,12 @@ impl EncoderConfig {
         }
     }
 
-    /// What `transformers` puts before the path of every layer of the encoder.
+    /// What `transformers` puts before the path of every layer.
     pub fn prefix(&self) -> &'static str {
         match self {
             Self::Bert(_) => "bert.",
             Self::Deberta(_) => "deberta.",
+            Self::Bart(_) => "model.",
         }
     }
 
@@ -114,14 +119,16 @@ impl EncoderConfig {
         match self {
             Self::Bert(config) => config.vocab_size,
             Self::Deberta(config) => config.vocab_size,
+            Self::Bart(config) => config.vocab_size,
         }
     }
 
-    /// Blocks.
+    /// Blocks of the encoder.
     pub fn layers(&self) -> usize {
         match self {
             Self::Bert(config) => config.num_hidden_layers,
             Self::Deberta(config) => config.num_hidden_layers,
+            Self::Bart(config) => config.encoder_layers,
         }
     }
 
@@ -130,6 +137,7 @@ impl EncoderConfig {
         match self {
             Self::Bert(config) => config.hidden_size,
             Self::Deberta(config) => config.hidden_size,
+            Self::Bart(config) => config.d_model,
         }
     }
 
@@ -138,14 +146,16 @@ impl EncoderConfig {
         match self {
             Self::Bert(config) => config.max_position_embeddings,
             Self::Deberta(config) => config.max_position_embeddings,
+            Self::Bart(config) => config.max_position_embeddings,
         }
     }
 
-    /// Dropout before the classifier.
+    /// Dropout before the classifier; BART is run without one.
     pub fn classifier_dropout(&self) -> f64 {
         match self {
             Self::Bert(config) => config.classifier_dropout.unwrap_or(config.hidden_dropout_prob),
             Self::Deberta(config) => config.cls_dropout.unwrap_or(config.hidden_dropout_prob),
+            Self::Bart(_) => 0.0,
         }
     }
 
@@ -154,6 +164,7 @@ impl EncoderConfig {
         match self {
             Self::Bert(config) => config.initializer_range,
             Self::Deberta(config) => config.initializer_range,
+            Self::Bart(config) => config.init_std,
         }
     }
 
@@ -162,12 +173,14 @@ impl EncoderConfig {
         match self {
             Self::Bert(config) => config.layer_norm_eps,
             Self::Deberta(config) => config.layer_norm_eps,
+            Self::Bart(_) => crate::bart::EPSILON,
         }
     }
 
-    /// The linear layers of the encoder, in the order of the forward pass: those that adapters can be put on.
+    /// The linear layers, in the order of the forward pass: those that adapters can be put on.
     pub fn linears(&self) -> Vec<LinearShape> {
         let (layers, attention, hidden, intermediate) = match self {
+            Self::Bart(config) => return config.linears(),
             Self::Bert(config) => (
                 config.num_hidden_layers,
                 ["query", "key", "value"],
@@ -199,9 +212,10 @@ impl EncoderConfig {
             .collect()
     }
 
-    /// Name and shape of every tensor of the encoder.
+    /// Name and shape of every tensor below the head.
     pub fn tensors(&self) -> Vec<(String, Vec<i64>)> {
         let (own, layers) = match self {
+            Self::Bart(config) => return config.tensors(),
             Self::Bert(config) => (config.own_tensors(), config.num_hidden_layers),
             Self::Deberta(config) => (config.own_tensors(), config.num_hidden_layers),
         };

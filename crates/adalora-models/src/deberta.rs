@@ -103,7 +103,7 @@ impl Deberta {
         }
     }
 
-    /// The linear layers, in the order of [`EncoderConfig::linears`](crate::EncoderConfig::linears).
+    /// The linear layers, in the order of [`ModelConfig::linears`](crate::ModelConfig::linears).
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.blocks.iter().flat_map(|block| {
             let Block { query, key, value, attention_output, intermediate, output, .. } = block;

@@ -4,7 +4,7 @@ use adalora_adapter::{Adapter, Arena, Linear};
 use adalora_kernels::dropout::Dropout;
 use tch::{Device, Tensor};
 
-use crate::{Bert, Checkpoint, Deberta, EncoderConfig, Input, Tuning};
+use crate::{Bert, Checkpoint, Deberta, Input, ModelConfig, Tuning};
 
 /// An encoder whose linear layers may carry adapters. It is frozen unless it is [`tuned`](Self::tuned).
 #[derive(Debug)]
@@ -18,12 +18,15 @@ pub enum Encoder {
 impl Encoder {
     /// The encoder of a checkpoint, on `device`, in the dtype of the checkpoint's tensors. `dropout` replaces the
     /// configuration's, both inside attention and outside.
+    ///
+    /// # Panics
+    ///
+    /// For a checkpoint of BART.
     pub fn new(checkpoint: &Checkpoint, dropout: Option<f64>, device: Device) -> Self {
         match checkpoint.config() {
-            EncoderConfig::Bert(config) => Self::Bert(Bert::new(checkpoint, config, dropout, device)),
-            EncoderConfig::Deberta(config) => {
-                Self::Deberta(Deberta::new(checkpoint, config, dropout, device))
-            }
+            ModelConfig::Bert(config) => Self::Bert(Bert::new(checkpoint, config, dropout, device)),
+            ModelConfig::Deberta(config) => Self::Deberta(Deberta::new(checkpoint, config, dropout, device)),
+            ModelConfig::Bart(_) => panic!("BART is no encoder alone: it is run as a whole"),
         }
     }
 
@@ -49,7 +52,7 @@ impl Encoder {
         encoder
     }
 
-    /// The linear layers, in the order of [`EncoderConfig::linears`].
+    /// The linear layers, in the order of [`ModelConfig::linears`].
     pub fn linears(&self) -> Vec<&Linear> {
         match self {
             Self::Bert(bert) => bert.linears().collect(),

@@ -1,5 +1,6 @@
 //! Generation of text, greedy and by beam search.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -8,7 +9,7 @@ use crate::search::{Candidate, Search, repeating};
 use crate::{Bart, BartConfig, Source};
 
 /// How text is generated. Lengths count the start token, as `transformers` counts them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Generation {
     /// Hypotheses at a time; 1 is greedy.
@@ -36,7 +37,7 @@ pub struct Generation {
 }
 
 /// When a beam search is over, with as many finished hypotheses as there are beams.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "Spelled", into = "Spelled")]
 pub enum EarlyStopping {
     /// `false`: when the best running one would be worse if it ended now.
@@ -48,14 +49,14 @@ pub enum EarlyStopping {
     Never,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "true, false or \"never\"")]
 enum Spelled {
     Flag(bool),
     Word(Word),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Word {
     Never,

@@ -5,7 +5,7 @@ use adalora_adapter::{Arena, Extra, ParameterKind};
 use adalora_kernels::dropout::{self, Dropout};
 use tch::{Kind, Reduction, Tensor};
 
-use crate::{Activation, Checkpoint, EncoderConfig};
+use crate::{Activation, Checkpoint, ModelConfig};
 
 const CLASSIFIER: &str = "classifier";
 
@@ -30,11 +30,14 @@ pub struct Head {
     dropout: f64,
 }
 
+const NO_CLASSIFIER: &str = "BART writes, and has no classifier";
+
 /// Path of the pooler in `transformers`' model.
-fn pooler_path(config: &EncoderConfig) -> &'static str {
+fn pooler_path(config: &ModelConfig) -> &'static str {
     match config {
-        EncoderConfig::Bert(_) => "bert.pooler.dense",
-        EncoderConfig::Deberta(_) => "pooler.dense",
+        ModelConfig::Bert(_) => "bert.pooler.dense",
+        ModelConfig::Deberta(_) => "pooler.dense",
+        ModelConfig::Bart(_) => panic!("{NO_CLASSIFIER}"),
     }
 }
 
@@ -102,10 +105,11 @@ impl Head {
 
     /// The head over an arena that was built with [`start`](Self::start)'s extras. `dropout` is the one before the
     /// classifier.
-    pub fn new(config: &EncoderConfig, arena: &Arena, dropout: f64) -> Self {
+    pub fn new(config: &ModelConfig, arena: &Arena, dropout: f64) -> Self {
         let (activation, pooler_dropout) = match config {
-            EncoderConfig::Bert(_) => (Activation::Tanh, 0.0),
-            EncoderConfig::Deberta(config) => (config.pooler_hidden_act, config.pooler_dropout),
+            ModelConfig::Bert(_) => (Activation::Tanh, 0.0),
+            ModelConfig::Deberta(config) => (config.pooler_hidden_act, config.pooler_dropout),
+            ModelConfig::Bart(_) => panic!("{NO_CLASSIFIER}"),
         };
         Self {
             pooler: layer(arena, pooler_path(config)),

@@ -12,8 +12,8 @@
 //! Where more of the encoder is trained than increments, [`Tuning::start`] says what goes into the arena too, and
 //! [`Encoder::tuned`] in the place of `new` takes it from there.
 //!
-//! A model that generates text has no head to be trained: [`BartCheckpoint`], [`Bart`], an arena over adapters, and
-//! [`Generation`] for what is to be generated.
+//! A model that generates text has no head to be trained: [`Bart`], an arena over adapters, and [`Generation`] for what is
+//! to be generated. [`Model`] is any of these, by its [`Purpose`].
 
 mod bart;
 mod bert;
@@ -26,6 +26,7 @@ mod error;
 mod generate;
 mod head;
 mod merge;
+mod model;
 mod pickle;
 mod precision;
 mod search;
@@ -33,17 +34,18 @@ mod span;
 mod torch_file;
 mod tuning;
 
-pub use bart::{Bart, BartCheckpoint, Encoded, Source};
+pub use bart::{Bart, Encoded, Source};
 pub use bert::{Bert, Input};
 pub use bottleneck::Placement;
 pub use checkpoint::{Checkpoint, tensors_file};
-pub use config::{Activation, BartConfig, BertConfig, DebertaConfig, EncoderConfig, LinearShape};
+pub use config::{Activation, BartConfig, BertConfig, DebertaConfig, LinearShape, ModelConfig};
 pub use deberta::Deberta;
 pub use encoder::Encoder;
 pub use error::ModelError;
 pub use generate::{EarlyStopping, Generation};
 pub use head::{Head, HeadStart, Loss};
 pub use merge::{Merged, merge};
+pub use model::{Dropouts, Model, Purpose};
 pub use pickle::PickleError;
 pub use precision::{Precision, Settled};
 pub use span::SpanHead;

@@ -8,7 +8,7 @@ use safetensors::tensor::TensorView;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::{self, tensors_file};
-use crate::{Checkpoint, ModelError};
+use crate::{Checkpoint, ModelConfig, ModelError};
 
 /// What a merge has done.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,7 +24,7 @@ pub struct Merged {
     pub largest_difference: (f64, String),
 }
 
-/// Writes the encoder of the checkpoint in `folder` to `file`, under `transformers`' names: with the increments
+/// Writes the model of the checkpoint in `folder` to `file`, under `transformers`' names: with the increments
 /// `deltas`, `(d_out, d_in)` by module, and with `trained`, by name, in the place of its own tensors or beside them. The
 /// sum is taken in f32 and cast to the checkpoint's dtype once. What the checkpoint has beyond the encoder, such as a
 /// head of another task, is left out.
@@ -63,6 +63,10 @@ pub fn merge(
         .into_iter()
         .map(|(name, _)| (format!("{prefix}{name}"), base.tensor(&name, Device::Cpu)))
         .collect();
+    if let ModelConfig::Bart(_) = config {
+        let name = "final_logits_bias";
+        tensors.insert(name.into(), base.tensor(name, Device::Cpu));
+    }
     let mut changed = BTreeSet::new();
     for (name, tensor) in trained {
         tensors.insert(name.clone(), tensor.to_kind(Kind::Float));

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::{EncoderConfig, LinearShape};
+use crate::{LinearShape, ModelConfig};
 
 /// `precision = "f32"`. Adapters, head, loss and optimizer are f32 in any case; an adapter's product is cast to the
 /// encoder's dtype where it is added.
@@ -24,7 +24,7 @@ pub enum Precision {
 
 impl Precision {
     /// The dtype, settled: `Auto` times the widest layer of an encoder, forward and backward, on a batch of `tokens`.
-    pub fn settle(self, config: &EncoderConfig, tokens: usize, device: Device) -> Settled {
+    pub fn settle(self, config: &ModelConfig, tokens: usize, device: Device) -> Settled {
         match self {
             Self::F32 => Settled::F32,
             Self::Bf16 => Settled::Bf16,
@@ -66,7 +66,7 @@ impl From<Settled> for Precision {
 }
 
 /// The shortest of a few passes through the layer of the widest output.
-fn layer_time(config: &EncoderConfig, tokens: usize, kind: Kind, device: Device) -> Duration {
+fn layer_time(config: &ModelConfig, tokens: usize, kind: Kind, device: Device) -> Duration {
     let _guard = tch::no_grad_guard();
     let filled = |shape: [i64; 2]| Tensor::full(shape, 0.01, (kind, device));
     let widest = config.linears().into_iter().max_by_key(|shape| shape.d_out);

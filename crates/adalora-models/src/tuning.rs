@@ -4,7 +4,7 @@ use adalora_adapter::random::Random;
 use adalora_adapter::{Extra, ParameterKind};
 
 use crate::bottleneck::{Placement, layers};
-use crate::{Checkpoint, EncoderConfig};
+use crate::{Checkpoint, ModelConfig};
 
 /// How an encoder takes part in training. The head is trained in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +32,13 @@ pub struct TunedTensor {
 
 impl Tuning {
     /// What is trained in an encoder of this configuration.
-    pub fn tensors(self, config: &EncoderConfig) -> Vec<TunedTensor> {
+    pub fn tensors(self, config: &ModelConfig) -> Vec<TunedTensor> {
         let bias = |name: &str| name.ends_with(".bias");
         let own = |wanted: &dyn Fn(&str) -> bool| {
             let own = config.tensors().into_iter().filter(|(name, _)| wanted(name));
             own.map(|(name, shape)| {
-                let never_decays = bias(&name) || name.contains("LayerNorm");
+                let is_norm = ["LayerNorm", "layer_norm", "layernorm"].iter().any(|part| name.contains(part));
+                let never_decays = bias(&name) || is_norm;
                 let kind = if never_decays { ParameterKind::Bias } else { ParameterKind::Encoder };
                 TunedTensor { name: format!("{}{name}", config.prefix()), shape, kind }
             })
@@ -52,7 +53,7 @@ impl Tuning {
     }
 
     /// Trained values in an encoder of this configuration.
-    pub fn parameters(self, config: &EncoderConfig) -> usize {
+    pub fn parameters(self, config: &ModelConfig) -> usize {
         self.tensors(config).iter().map(|own| own.shape.iter().product::<i64>() as usize).sum()
     }
 
@@ -78,7 +79,7 @@ impl Tuning {
     }
 }
 
-fn bottlenecks(config: &EncoderConfig, placement: Placement, width: usize) -> Vec<TunedTensor> {
+fn bottlenecks(config: &ModelConfig, placement: Placement, width: usize) -> Vec<TunedTensor> {
     let (prefix, hidden) = (config.prefix(), config.hidden_size());
     let paths = (0..config.layers()).flat_map(|layer| {
         placement.sublayers().iter().map(move |part| format!("{prefix}encoder.layer.{layer}.{part}"))
@@ -117,7 +118,7 @@ mod tests {
     /// 0.02M off what the layers add up to, and twice the second is what it says.
     #[test]
     fn parameters_of_table_1() {
-        let config = EncoderConfig::parse(DEBERTA_V3_BASE).unwrap();
+        let config = ModelConfig::parse(DEBERTA_V3_BASE).unwrap();
         let of = |tuning: Tuning| tuning.parameters(&config);
         assert_eq!(of(Tuning::Frozen), 0);
         assert_eq!(of(Tuning::Full), 183_831_552);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use adalora_adapter::{Arena, Extra, Form, Layout, ParameterKind};
 use adalora_kernels::dropout::Dropout;
-use adalora_models::{Activation, Bart, BartCheckpoint, BartConfig, EarlyStopping, Generation, Loss, Source};
+use adalora_models::{Activation, Bart, BartConfig, Checkpoint, EarlyStopping, Generation, Loss, Source};
 use tch::{Device, Kind, Tensor};
 
 fn reference(name: &str) -> PathBuf {
@@ -18,7 +18,7 @@ fn error(from: &str, to: &str) -> String {
         std::fs::copy(reference("bart-odd").join(file), folder.path().join(file)).unwrap();
     }
     edit(&folder.path().join("config.json"), from, to);
-    let text = BartCheckpoint::open(folder.path()).unwrap_err().to_string();
+    let text = Checkpoint::open(folder.path()).unwrap_err().to_string();
     text.replace(&folder.path().display().to_string(), "FOLDER")
 }
 
@@ -99,12 +99,15 @@ fn pairs() -> (Source, Tensor) {
 #[test]
 fn a_small_model_learns_to_write() {
     tch::set_num_threads(1);
-    let checkpoint = BartCheckpoint::random(small(), 3);
+    let checkpoint = Checkpoint::untrained(small(), 3);
     let names = small().tensors().into_iter().map(|(name, _)| name).chain(["final_logits_bias".into()]);
-    let extras =
-        names.map(|name| Extra { start: checkpoint.tensor(&name), kind: ParameterKind::Weight, name });
+    let extras = names.map(|name| Extra {
+        start: checkpoint.tensor(&name, Device::Cpu),
+        kind: ParameterKind::Weight,
+        name,
+    });
     let arena = Arena::new(Layout::new(Form::Svd, vec![]), extras.collect(), Device::Cpu, 0);
-    let bart = Bart::new(checkpoint.config(), None, |name| arena.extra(name));
+    let bart = Bart::new(&small(), None, |name| arena.extra(name));
     let (source, labels) = pairs();
     let tokens = bart.decoder_tokens(&labels);
     let count = labels.ne(-100).sum(Kind::Int64);
@@ -147,12 +150,12 @@ fn a_small_model_learns_to_write() {
 /// A row of padding alone must not spoil the others, nor become NaN.
 #[test]
 fn bf16_is_near_f32_and_finite() {
-    let checkpoint = BartCheckpoint::random(small(), 5);
+    let checkpoint = Checkpoint::untrained(small(), 5);
     let (source, labels) = pairs();
     let _ = source.mask.as_ref().unwrap().get(0).fill_(0);
     let logits = |kind| {
         let checkpoint = checkpoint.to_kind(kind);
-        let bart = Bart::new(checkpoint.config(), None, |name| checkpoint.tensor(name));
+        let bart = Bart::of(&checkpoint, None, Device::Cpu);
         bart.forward(&source, &bart.decoder_tokens(&labels), None)
     };
     let (exact, rounded) = (logits(Kind::Float), logits(Kind::BFloat16));

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fs::File;
 
 use adalora_adapter::{Arena, Form, Layout, Leaves, Site};
-use adalora_models::{Bart, BartCheckpoint, EarlyStopping, Generation, Loss, Source};
+use adalora_models::{Bart, Checkpoint, EarlyStopping, Generation, Loss, ModelConfig, Source};
 use golden::{assert_near, at_tokens, reference, tensors};
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,15 +16,15 @@ fn info(name: &str) -> Value {
     serde_json::from_reader(File::open(reference(&format!("{name}.json"))).unwrap()).unwrap()
 }
 
-fn model(checkpoint: &BartCheckpoint) -> Bart {
-    Bart::new(checkpoint.config(), Some(0.0), |name| checkpoint.tensor(name))
+fn model(checkpoint: &Checkpoint) -> Bart {
+    Bart::of(checkpoint, Some(0.0), Device::Cpu)
 }
 
 /// The model with the recorded adapters on all its linear layers.
 fn adapted(name: &str, recorded: &HashMap<String, Tensor>) -> (Bart, Arena) {
     let info = info(name);
     let rank = info["rank"].as_u64().unwrap() as usize;
-    let checkpoint = BartCheckpoint::open(&reference(name)).unwrap();
+    let checkpoint = Checkpoint::open(&reference(name)).unwrap();
     let sites = checkpoint.config().linears().into_iter();
     let sites = sites.map(|shape| Site { path: shape.path, d_in: shape.d_in, d_out: shape.d_out, rank });
     let arena = Arena::new(Layout::new(Form::Svd, sites.collect()), vec![], Device::Cpu, 0);
@@ -133,22 +133,22 @@ fn the_same_tokens_for_every_setting() {
     // a hundred times as long.
     tch::set_num_threads(1);
     let generated: Generated = serde_json::from_value(info("bart-generated")).unwrap();
-    let checkpoint = BartCheckpoint::open(&reference("bart-odd")).unwrap();
-    let bart = Bart::new(checkpoint.config(), None, |name| {
-        let tensor = checkpoint.tensor(name).copy();
+    let checkpoint = Checkpoint::open(&reference("bart-odd")).unwrap();
+    let ModelConfig::Bart(config) = checkpoint.config() else { panic!("a BART") };
+    let bart = Bart::new(config, None, |name| {
+        let tensor = checkpoint.tensor(name, Device::Cpu).copy();
         if name == "final_logits_bias" {
-            let _ =
-                tensor.select(1, checkpoint.config().eos_token_id).g_add_scalar_(generated.bias_of_the_end);
+            let _ = tensor.select(1, config.eos_token_id).g_add_scalar_(generated.bias_of_the_end);
         }
         tensor
     });
     let width = generated.input_ids.iter().map(Vec::len).max().unwrap();
     let padded = generated.input_ids.iter().flat_map(|row| {
-        let padding = std::iter::repeat_n(checkpoint.config().pad_token_id, width - row.len());
+        let padding = std::iter::repeat_n(config.pad_token_id, width - row.len());
         row.iter().copied().chain(padding)
     });
     let ids = Tensor::from_slice(&padded.collect::<Vec<_>>()).view([-1, width as i64]);
-    let source = Source { mask: Some(ids.ne(checkpoint.config().pad_token_id)), ids };
+    let source = Source { mask: Some(ids.ne(config.pad_token_id)), ids };
     assert!(generated.cases.len() >= 90);
     for case in generated.cases {
         let how = Generation {

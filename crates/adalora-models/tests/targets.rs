@@ -1,11 +1,11 @@
 //! The choices of adapted layers that the experiments need, on the paths of real encoders.
 
 use adalora_adapter::target;
-use adalora_models::EncoderConfig;
+use adalora_models::ModelConfig;
 
 fn paths(name: &str) -> Vec<String> {
     let folder = format!("{}/../../reference/values/{name}", env!("CARGO_MANIFEST_DIR"));
-    let config = EncoderConfig::open(folder.as_ref()).unwrap();
+    let config = ModelConfig::open(folder.as_ref()).unwrap();
     config.linears().into_iter().map(|linear| linear.path).collect()
 }
 

@@ -30,9 +30,9 @@ use std::path::{Path, PathBuf};
 
 pub use grid::{Choice, GRID_FILE, Grid, GridCell, TUNING_FILE, Tried, Tuned, Tuning};
 pub use record::{
-    DevRecord, EXPERIMENT_FILE, Experiment, LogRecord, METRICS_FILE, Parameters, Planted, RANKS_FILE,
-    RESULT_FILE, RankRow, Ranks, Residuals, Run, RunResult, SETTINGS_FILE, STATUS_FILE, Shares, Status,
-    StepScores, TrainRecord, Triplets, VARIANTS_FILE, Variant, WarmStart, write_file,
+    DevRecord, EXPERIMENT_FILE, Experiment, LogRecord, METRICS_FILE, OUTPUTS_FILE, Parameters, Planted,
+    RANKS_FILE, RESULT_FILE, RankRow, Ranks, Residuals, Run, RunResult, SETTINGS_FILE, STATUS_FILE, Shares,
+    Status, StepScores, TrainRecord, Triplets, VARIANTS_FILE, Variant, WarmStart, write_file,
 };
 pub use runs::runs_csv;
 pub use statistics::RunCounts;

@@ -7,6 +7,7 @@
 //!   status.json       one Status
 //!   metrics.jsonl     one LogRecord a line
 //!   ranks.csv         header `step,ADAPTER_PATH,...`, then the live rank of each adapter, one row for each record
+//!   outputs.jsonl     what was said in words at the last evaluation: an answer or a summary a line
 //!   result.json       one RunResult, once the run has finished
 //! ```
 //!
@@ -34,6 +35,8 @@ pub const STATUS_FILE: &str = "status.json";
 pub const METRICS_FILE: &str = "metrics.jsonl";
 /// File with the live rank of each adapter of a run, see [`Ranks`].
 pub const RANKS_FILE: &str = "ranks.csv";
+/// File with what a model said in words at the last evaluation of a run, an object of JSON a line.
+pub const OUTPUTS_FILE: &str = "outputs.jsonl";
 /// File with the [`RunResult`] of a finished run.
 pub const RESULT_FILE: &str = "result.json";
 
@@ -167,6 +170,9 @@ pub struct DevRecord {
     /// Score by name of the evaluation; larger is better.
     #[serde(deserialize_with = "nans_if_null")]
     pub scores: BTreeMap<String, f64>,
+    /// Where a score lies in 95 of 100 samples of the dev split with replacement; of summaries alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub intervals: BTreeMap<String, [f64; 2]>,
     /// Wall time since the start of training, in seconds. Differs between two runs of one seed.
     pub seconds: f64,
 }

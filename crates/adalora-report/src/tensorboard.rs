@@ -179,6 +179,7 @@ mod tests {
             step: 20,
             loss: 0.4,
             scores: [("accuracy".to_owned(), 0.75)].into(),
+            intervals: [].into(),
             seconds: 2.0,
         });
         let tags = |record: LogRecord| {

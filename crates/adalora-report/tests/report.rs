@@ -75,6 +75,7 @@ fn add_run(experiment: &Path, variant: &str, seed: u64, status: Status, result: 
             step,
             loss: 0.5,
             scores: scores(step, 0.6).scores,
+            intervals: [].into(),
             seconds: step as f64,
         });
         for record in [train, dev] {

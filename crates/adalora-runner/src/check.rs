@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use adalora::{BudgetSchedule, BudgetUnit, Form, Layout};
-use adalora_tasks::{Catalogue, Dataset};
+use adalora_models::Purpose;
+use adalora_tasks::Catalogue;
 
 use crate::experiment::{AdapterSpec, Document, Grid, ModelSpec, Problem, Problems, RunSpec, TaskSpec};
-use crate::plan::{DataSize, Plan, checkpoint_folder};
+use crate::plan::{DataSize, Plan, checkpoint_folder, dataset};
 
 /// The plans of all variants of each cell, in their order, with the first value of `[tuning]`.
 ///
@@ -49,15 +50,18 @@ pub fn plans(document: &Document, grid: &Grid, catalogue: &Catalogue) -> Result<
 fn data_size(spec: &RunSpec, catalogue: &Catalogue) -> Result<DataSize, Problem> {
     let problem = |key: &str, message: String| Problem { variant: None, key: key.into(), message };
     match (&spec.task, &spec.model) {
-        (TaskSpec::Text(task), ModelSpec::Pretrained(model)) => {
+        (TaskSpec::Planted(task), _) => {
+            Ok(DataSize { train_rows: task.train_rows, purpose: Purpose::Classify { outputs: task.outputs } })
+        }
+        (task, ModelSpec::Pretrained(model)) => {
             let folder = checkpoint_folder(&model.checkpoint, catalogue)
                 .map_err(|message| problem("model.pretrained.checkpoint", message))?;
-            let dataset = Dataset::load(catalogue, task, &folder)
-                .map_err(|error| problem("task.text.data", error.to_string()))?;
+            let key = format!("task.{}.data", task.name());
+            let dataset =
+                dataset(task, catalogue, &folder).map_err(|error| problem(&key, error.to_string()))?;
             Ok(DataSize::of(&dataset))
         }
-        (TaskSpec::Planted(task), _) => Ok(DataSize { train_rows: task.train_rows, outputs: task.outputs }),
-        (TaskSpec::Text(_), ModelSpec::Random(_)) => unreachable!("a rule asks for a pretrained model"),
+        (_, ModelSpec::Random(_)) => unreachable!("a rule asks for a pretrained model"),
     }
 }
 
@@ -92,10 +96,7 @@ pub fn describe(grid: &Grid, plans: &[Vec<Plan>]) -> String {
 }
 
 fn details(spec: &RunSpec, plan: &Plan) -> Vec<(&'static str, String)> {
-    let data = match &spec.task {
-        TaskSpec::Text(task) => &task.data,
-        TaskSpec::Planted(_) => "planted",
-    };
+    let data = spec.task.data().unwrap_or(spec.task.name());
     let parameters = plan.parameters();
     let ranks = plan.layout.ranks();
     let rank = match (spec.adapter.ranks(), ranks.iter().min(), ranks.iter().max()) {

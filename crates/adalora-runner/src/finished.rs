@@ -5,16 +5,15 @@ use std::path::{Path, PathBuf};
 
 use adalora_adapter::store::read_tensors;
 use adalora_adapter::{Adapter, Arena, Extra, Form, Layout, Leaves, PeftAdapter};
-use adalora_kernels::dropout::Dropout;
-use adalora_models::{Checkpoint, Encoder, Head, Input, Settled};
+use adalora_models::{Checkpoint, Dropouts, Model, Purpose, Settled};
 use adalora_report::{SETTINGS_FILE, STATUS_FILE, Status};
-use adalora_tasks::{Catalogue, Target};
+use adalora_tasks::{Catalogue, DataFormat};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use crate::experiment::{ModelSpec, RunSpec, TaskSpec};
-use crate::plan::checkpoint_folder;
+use crate::experiment::{ModelSpec, RunSpec};
+use crate::plan::{checkpoint_folder, purpose};
 use crate::run_folder::ADAPTER;
 
 /// A run that has ended on its budget. Between two allocations all triplets live again, so that no other run has a
@@ -91,19 +90,16 @@ impl FinishedRun {
         }
     }
 
-    /// What it predicts, and from how many texts.
+    /// How its data is read, which says what it predicts.
     ///
     /// # Errors
     ///
     /// A synthetic task; a data set without a manifest.
-    pub fn target(&self, catalogue: &Catalogue) -> Result<(Target, usize)> {
-        match &self.spec.task {
-            TaskSpec::Text(task) => {
-                let table = catalogue.data(&task.data)?;
-                Ok((table.target(), table.text_columns()))
-            }
-            TaskSpec::Planted(_) => bail!(
-                "{} was trained on a synthetic task, which has no texts: take a run of [task.text]",
+    pub fn data(&self, catalogue: &Catalogue) -> Result<DataFormat> {
+        match self.spec.task.data() {
+            Some(data) => Ok(catalogue.data(data)?),
+            None => bail!(
+                "{} was trained on a synthetic task, which has no texts: take a run of a task on text",
                 self.folder.display()
             ),
         }
@@ -114,18 +110,13 @@ impl FinishedRun {
     /// # Errors
     ///
     /// Files that are missing or do not belong to this model.
-    pub fn model(
-        &self,
-        adapter: Option<&Path>,
-        catalogue: &Catalogue,
-        outputs: usize,
-        device: Device,
-    ) -> Result<TrainedModel> {
+    pub fn model(&self, adapter: Option<&Path>, catalogue: &Catalogue, device: Device) -> Result<Model> {
         let own = self.adapter();
         let folder = adapter.unwrap_or(&own);
         let trained = Trained::open(folder, &self.spec)?;
         let checkpoint = Checkpoint::open(&self.checkpoint(catalogue)?)?;
-        trained.model(&checkpoint, &self.spec, self.precision, outputs, self.seed, device)
+        let purpose = purpose(&self.data(catalogue)?.target());
+        trained.model(&checkpoint, &self.spec, self.precision, purpose, self.seed, device)
     }
 }
 
@@ -164,13 +155,13 @@ impl Trained {
         checkpoint: &Checkpoint,
         spec: &RunSpec,
         precision: Settled,
-        outputs: usize,
+        purpose: Purpose,
         seed: u64,
         device: Device,
-    ) -> Result<TrainedModel> {
+    ) -> Result<Model> {
         let config = checkpoint.config();
         let tuning = spec.adapter.tuning();
-        let head = Head::start(checkpoint, outputs, seed).extras;
+        let head = purpose.start(checkpoint, seed).extras;
         let mut extras: Vec<Extra> = tuning.start(checkpoint, seed).into_iter().chain(head).collect();
         for extra in &mut extras {
             let place = self.extras.iter().position(|(name, _)| *name == extra.name);
@@ -189,12 +180,11 @@ impl Trained {
         }
         let arena = Arena::new(Layout::new(Form::Lora, Vec::new()), extras, device, seed);
         let frozen = checkpoint.to_kind(precision.kind());
-        let mut encoder = Encoder::tuned(&frozen, tuning, &arena, None, device);
-        let head = Head::new(config, &arena, 0.0);
+        let mut model = Model::new(purpose, &frozen, tuning, &arena, Dropouts::default(), device);
 
         let prefix = config.prefix();
         let mut increments: Vec<_> = self.increments().collect();
-        for linear in encoder.linears_mut() {
+        for linear in model.linears_mut() {
             let name = format!("{prefix}{}", linear.path());
             let Some(place) = increments.iter().position(|(module, _)| **module == name) else { continue };
             let (_, own) = increments.swap_remove(place);
@@ -215,28 +205,6 @@ impl Trained {
         if let Some((module, _)) = increments.first() {
             bail!("{}: this model has no layer `{module}`", self.folder.display());
         }
-        Ok(TrainedModel { encoder, head, device })
-    }
-}
-
-/// Encoder, increments and head of a finished run.
-#[derive(Debug)]
-pub struct TrainedModel {
-    encoder: Encoder,
-    head: Head,
-    device: Device,
-}
-
-impl TrainedModel {
-    /// Logits, `(rows, outputs)`, f32, without gradient.
-    pub fn logits(&self, input: &Input) -> Tensor {
-        let _guard = tch::no_grad_guard();
-        let nothing_dropped = None::<&Dropout>;
-        self.head.forward(&self.encoder.forward(input, nothing_dropped), nothing_dropped).to_kind(Kind::Float)
-    }
-
-    /// Where it computes.
-    pub fn device(&self) -> Device {
-        self.device
+        Ok(model)
     }
 }

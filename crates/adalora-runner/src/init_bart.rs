@@ -1,11 +1,11 @@
-//! A BART to be trained from scratch: a tokenizer for given texts, and random weights.
+//! A BART to be trained from scratch: a tokenizer for the texts of a data set, and random weights.
 
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use adalora_models::{BartCheckpoint, BartConfig};
-use adalora_tasks::NewTokenizer;
+use adalora_models::{Checkpoint, ModelConfig};
+use adalora_tasks::{Catalogue, NewTokenizer};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
@@ -17,10 +17,9 @@ use crate::merge::new_folder;
 pub struct NewBart {
     /// The folder to be made.
     pub folder: PathBuf,
-    /// Texts to learn the vocabulary from: a file with one JSON object a line, of which all strings count. To be those
-    /// that the model is trained on, not those that it is evaluated on.
-    #[arg(long, value_name = "FILE")]
-    pub texts: PathBuf,
+    /// Data set of summaries: the vocabulary is learned from what it has to train on.
+    #[arg(long, value_name = "DATA")]
+    pub texts: String,
     /// Tokens of the vocabulary.
     #[arg(long, value_name = "TOKENS")]
     pub vocabulary: usize,
@@ -55,11 +54,11 @@ pub struct Made {
 ///
 /// # Errors
 ///
-/// Sizes that do not fit each other, texts that cannot be read, a folder that is there already.
-pub fn init(new: &NewBart) -> Result<Made> {
+/// Sizes that do not fit each other, a data set that cannot be read, a folder that is there already.
+pub fn init(new: &NewBart, catalogue: &Catalogue) -> Result<Made> {
     let [width, heads] = [new.width, new.heads].map(NonZeroUsize::get);
     ensure!(width.is_multiple_of(heads), "--width ({width}) must be a multiple of --heads ({heads})");
-    let tokenizer = NewTokenizer::train(&new.texts, new.vocabulary)?;
+    let tokenizer = NewTokenizer::train(catalogue, &new.texts, new.vocabulary)?;
     new_folder(&new.folder)?;
     let write = |name: &str, content: String| {
         let path = new.folder.join(name);
@@ -68,9 +67,11 @@ pub fn init(new: &NewBart) -> Result<Made> {
     write("tokenizer.json", tokenizer.json)?;
     write("tokenizer_config.json", pretty(&tokenizer_config(new.positions.get())))?;
     write("config.json", pretty(&config(new, tokenizer.tokens)))?;
-    let config = BartConfig::open(&new.folder)?;
+    let ModelConfig::Bart(config) = ModelConfig::open(&new.folder)? else {
+        unreachable!("the configuration of a BART was written")
+    };
     let parameters = config.tensors().iter().map(|(_, shape)| shape.iter().product::<i64>() as usize).sum();
-    BartCheckpoint::random(config, new.seed).save(&new.folder.join("model.safetensors"))?;
+    Checkpoint::untrained(config, new.seed).save(&new.folder.join("model.safetensors"))?;
     Ok(Made { tokens: tokenizer.tokens, parameters })
 }
 
@@ -136,31 +137,49 @@ mod tests {
 
     use super::*;
 
+    const MANIFEST: &str = r#"
+        description = ""
+        licence = ""
+        source.folder = { path = "ours", how = "they are made up" }
+
+        [format.summaries]
+        document = "document"
+        summary = "summary"
+        split.files = { train = "train.jsonl", dev = "dev.jsonl" }
+    "#;
     const TEXTS: &str = r#"{"document": "A library for reading files, and a library for writing them.", "summary": "a library"}
 {"document": "Another library reads other files.", "summary": "other files", "number": 3}
 "#;
 
-    fn new(folder: &Path, name: &str) -> NewBart {
-        let texts = folder.join("texts.jsonl");
-        fs::write(&texts, TEXTS).unwrap();
+    /// A catalogue of one data set, and where things can be put.
+    fn catalogue(base: &Path) -> Catalogue {
+        fs::write(base.join("some.toml"), MANIFEST).unwrap();
+        fs::create_dir(base.join("ours")).unwrap();
+        fs::write(base.join("ours/train.jsonl"), TEXTS).unwrap();
+        // Nothing is learned from it.
+        fs::write(base.join("ours/dev.jsonl"), "no pair").unwrap();
+        Catalogue::open(base, base).unwrap()
+    }
+
+    fn new(folder: PathBuf) -> NewBart {
         let [layers, width, heads, positions] = [2, 12, 3, 16].map(|size| NonZeroUsize::new(size).unwrap());
-        let vocabulary = 270;
-        NewBart { folder: folder.join(name), texts, vocabulary, layers, width, heads, positions, seed: 1 }
+        NewBart { folder, texts: "some".into(), vocabulary: 270, layers, width, heads, positions, seed: 1 }
     }
 
     #[test]
     fn a_folder_is_read_back_and_the_same_arguments_make_it_again() {
         let base = tempfile::tempdir().unwrap();
-        let one = new(base.path(), "one");
-        let made = init(&one).unwrap();
+        let catalogue = catalogue(base.path());
+        let one = new(base.path().join("one"));
+        let made = init(&one, &catalogue).unwrap();
         assert_eq!(made.tokens, 270);
-        let checkpoint = BartCheckpoint::open(&one.folder).unwrap();
-        assert_eq!(checkpoint.config().vocab_size, 270);
+        let checkpoint = Checkpoint::open(&one.folder).unwrap();
+        assert_eq!(checkpoint.config().vocab_size(), 270);
         // transformers: sum(p.numel() for p in BartForConditionalGeneration(the same configuration).parameters())
         assert_eq!(made.parameters, 12_552);
 
-        let two = new(base.path(), "two");
-        init(&two).unwrap();
+        let two = new(base.path().join("two"));
+        init(&two, &catalogue).unwrap();
         let files: BTreeSet<_> =
             fs::read_dir(&one.folder).unwrap().map(|file| file.unwrap().file_name()).collect();
         assert_eq!(files.len(), 4);
@@ -168,8 +187,8 @@ mod tests {
             let [one, two] = [&one, &two].map(|new| fs::read(new.folder.join(file)).unwrap());
             assert!(one == two, "{file:?}");
         }
-        let three = NewBart { seed: 2, ..new(base.path(), "three") };
-        init(&three).unwrap();
+        let three = NewBart { seed: 2, ..new(base.path().join("three")) };
+        init(&three, &catalogue).unwrap();
         let weights = |new: &NewBart| fs::read(new.folder.join("model.safetensors")).unwrap();
         assert!(weights(&one) != weights(&three));
     }
@@ -177,19 +196,18 @@ mod tests {
     #[test]
     fn what_cannot_be_made_is_refused() {
         let base = tempfile::tempdir().unwrap();
+        let catalogue = catalogue(base.path());
         let error = |new: &NewBart| {
-            let text = init(new).unwrap_err().to_string();
+            let text = init(new, &catalogue).unwrap_err().to_string();
             text.replace(&base.path().display().to_string(), "BASE")
         };
-        let good = new(base.path(), "there");
+        let good = new(base.path().join("there"));
         let wide = NewBart { width: NonZeroUsize::new(13).unwrap(), ..good.clone() };
         insta::assert_snapshot!(error(&wide), @"--width (13) must be a multiple of --heads (3)");
         insta::assert_snapshot!(error(&NewBart { vocabulary: 261, ..good.clone() }), @"a vocabulary of 261 tokens is too small: it needs at least 262, special tokens and all bytes among them");
-        fs::write(base.path().join("list.jsonl"), format!("{TEXTS}[1]\n")).unwrap();
-        let list = NewBart { texts: base.path().join("list.jsonl"), ..good.clone() };
-        insta::assert_snapshot!(error(&list), @"BASE/list.jsonl, line 3: invalid type: sequence, expected a map at column 0: expected an object with texts, on a line of its own");
+        insta::assert_snapshot!(error(&NewBart { texts: "sum".into(), ..good.clone() }), @"no data set or checkpoint `sum`; did you mean `some`?");
         assert!(!good.folder.exists());
-        init(&good).unwrap();
+        init(&good, &catalogue).unwrap();
         insta::assert_snapshot!(error(&good), @"BASE/there is there already: give the name of a new folder");
     }
 }

@@ -26,6 +26,7 @@ pub mod experiment;
 pub mod export;
 pub mod finished;
 pub mod grid;
+mod inference;
 pub mod init_bart;
 pub mod libtorch;
 pub mod merge;

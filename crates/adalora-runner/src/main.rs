@@ -77,7 +77,7 @@ enum Command {
     /// hub without a manifest. Files of the hub go to the cache that all of its tools share; HF_ENDPOINT, HF_HOME,
     /// HF_TOKEN and HF_HUB_OFFLINE are honoured. A download that broke off goes on where it was.
     Fetch(FetchArgs),
-    /// Make a BART to be trained from scratch: a checkpoint's folder with a tokenizer for given texts, and random weights.
+    /// Make a BART to be trained from scratch: a checkpoint's folder with a tokenizer for a data set, and random weights.
     InitBart(NewBart),
     /// Write the ranks that a finished run found to a file, for `ranks = "FILE"` of another experiment.
     ExportPattern {
@@ -533,10 +533,13 @@ fn list() -> Result<ExitCode> {
     for name in catalogue.names() {
         let manifest = catalogue.manifest(name)?;
         let line = format!("  {name:24} {}", manifest.description);
-        if manifest.data().is_some() { data.push(line) } else { checkpoints.push(line) }
+        match manifest.data() {
+            Some(format) => data.push(format!("{line} [task.{}]", format.task())),
+            None => checkpoints.push(line),
+        }
     }
     println!("\ncheckpoints: model.pretrained.checkpoint\n{}", checkpoints.join("\n"));
-    println!("\ndata sets: task.text.data\n{}", data.join("\n"));
+    println!("\ndata sets: task.NAME.data\n{}", data.join("\n"));
     println!("\nexperiments: just run NAME");
     let folder = workspace.experiments();
     let mut files = Vec::new();
@@ -608,12 +611,7 @@ fn predict(args: &PredictArgs) -> Result<ExitCode> {
     };
     let catalogue = Workspace::find()?.catalogue()?;
     let predictions = predict::predict(&run, args.adapter.as_deref(), &catalogue, &texts, device)?;
-    if predictions.truncated > 0 {
-        eprintln!(
-            "{} text(s) are longer than task.text.max_length and were truncated",
-            predictions.truncated
-        );
-    }
+    predictions.notes.iter().for_each(|note| eprintln!("{note}"));
     let output = match args.format {
         Lines::Tsv => predict::Output::Tsv,
         Lines::Jsonl => predict::Output::JsonLines,
@@ -658,7 +656,7 @@ fn merge(run: &Path, out: &Path) -> Result<ExitCode> {
 }
 
 fn init_bart(new: &NewBart) -> Result<ExitCode> {
-    let made = init_bart::init(new)?;
+    let made = init_bart::init(new, &Workspace::find()?.catalogue()?)?;
     println!(
         "{}: {} parameters, a vocabulary of {} tokens",
         new.folder.display(),
@@ -741,9 +739,7 @@ fn fetch_what_is_missing(grid: &Grid, catalogue: &Catalogue) -> Result<()> {
         if let ModelSpec::Pretrained(model) = &spec.model {
             names.push(&model.checkpoint);
         }
-        if let TaskSpec::Text(task) = &spec.task {
-            names.push(&task.data);
-        }
+        names.extend(spec.task.data());
     }
     names.sort_unstable();
     names.dedup();

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use adalora_models::{EncoderConfig, Merged, Tuning};
+use adalora_models::{Merged, ModelConfig, Tuning};
 use adalora_tasks::{Catalogue, Target};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::finished::{FinishedRun, Trained};
+use crate::plan::purpose;
 
 /// Files of a tokenizer, of which a checkpoint has some.
 const TOKENIZER: [&str; 8] = [
@@ -34,8 +35,8 @@ pub(crate) fn new_folder(out: &Path) -> Result<()> {
     fs::create_dir_all(out).with_context(|| out.display().to_string())
 }
 
-/// Writes the encoder with the run's increments in it, pooler and classifier, `config.json` with the classes' names, and
-/// the tokenizer, into `out`, which is created.
+/// Writes the model with the run's increments in it and its head, `config.json` with the names of classes, and the
+/// tokenizer, into `out`, which is created.
 ///
 /// # Errors
 ///
@@ -49,9 +50,9 @@ pub fn merge(run: &FinishedRun, catalogue: &Catalogue, out: &Path) -> Result<Mer
             spec.adapter.name()
         );
     }
-    let (target, _) = run.target(catalogue)?;
+    let target = run.data(catalogue)?.target();
     let base = run.checkpoint(catalogue)?;
-    let config = EncoderConfig::open(&base)?;
+    let config = ModelConfig::open(&base)?;
     let trained = Trained::open(&run.adapter(), spec)?;
     let known: Vec<_> =
         config.linears().into_iter().map(|linear| format!("{}{}", config.prefix(), linear.path)).collect();
@@ -69,29 +70,29 @@ pub fn merge(run: &FinishedRun, catalogue: &Catalogue, out: &Path) -> Result<Mer
     Ok(merged)
 }
 
-/// The base's `config.json` for a classifier of this target.
-fn write_config(base: &Path, out: &Path, config: &EncoderConfig, target: &Target) -> Result<()> {
+/// The base's `config.json` for a model of this target.
+fn write_config(base: &Path, out: &Path, config: &ModelConfig, target: &Target) -> Result<()> {
     let path = base.join("config.json");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let mut settings: Map<String, Value> =
         serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-    let architecture = match config {
-        EncoderConfig::Bert(_) => "BertForSequenceClassification",
-        EncoderConfig::Deberta(_) => "DebertaV2ForSequenceClassification",
-    };
-    let (labels, problem) = match target {
-        Target::Classes(names) => (names.clone(), "single_label_classification"),
+    settings.insert("architectures".into(), json!([purpose(target).architecture(config)]));
+    let classes = match target {
+        Target::Classes(names) => Some((names.clone(), "single_label_classification")),
         Target::Scores { width } => {
-            ((0..*width).map(|number| format!("LABEL_{number}")).collect(), "regression")
+            Some(((0..*width).map(|number| format!("LABEL_{number}")).collect(), "regression"))
         }
+        Target::Answers | Target::Summaries => None,
     };
-    let numbered = labels.iter().enumerate();
-    let names: Map<_, _> = numbered.clone().map(|(number, name)| (number.to_string(), json!(name))).collect();
-    let numbers: Map<_, _> = numbered.map(|(number, name)| (name.clone(), json!(number))).collect();
-    settings.insert("architectures".into(), json!([architecture]));
-    settings.insert("id2label".into(), Value::Object(names));
-    settings.insert("label2id".into(), Value::Object(numbers));
-    settings.insert("problem_type".into(), json!(problem));
+    if let Some((labels, problem)) = classes {
+        let numbered = labels.iter().enumerate();
+        let names: Map<_, _> =
+            numbered.clone().map(|(number, name)| (number.to_string(), json!(name))).collect();
+        let numbers: Map<_, _> = numbered.map(|(number, name)| (name.clone(), json!(number))).collect();
+        settings.insert("id2label".into(), Value::Object(names));
+        settings.insert("label2id".into(), Value::Object(numbers));
+        settings.insert("problem_type".into(), json!(problem));
+    }
     let path = out.join("config.json");
     fs::write(&path, serde_json::to_string_pretty(&settings)? + "\n")
         .with_context(|| path.display().to_string())

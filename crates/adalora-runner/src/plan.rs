@@ -1,11 +1,11 @@
 //! What a run will do, worked out from its settings before anything is trained.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adalora::{BudgetSchedule, BudgetUnit, Form, Layout, Site};
 use adalora_adapter::target;
-use adalora_models::{EncoderConfig, LinearShape, Tuning};
-use adalora_tasks::{Catalogue, Dataset, TaskError};
+use adalora_models::{LinearShape, ModelConfig, Purpose, Tuning};
+use adalora_tasks::{Catalogue, Dataset, Target, TaskError};
 
 use crate::experiment::{ModelSpec, Problem, RunSpec, TaskSpec};
 use crate::pattern_file::PatternFile;
@@ -15,11 +15,11 @@ use crate::warm_start::Source;
 /// Sizes and steps of one run.
 #[derive(Debug)]
 pub struct Plan {
-    /// Configuration of the encoder.
-    pub config: EncoderConfig,
+    /// Configuration of the model.
+    pub config: ModelConfig,
     /// The checkpoint's folder; `None` for a random encoder.
     pub checkpoint: Option<PathBuf>,
-    /// Places of the adapted layers among the encoder's linear layers.
+    /// Places of the adapted layers among the model's linear layers.
     pub places: Vec<usize>,
     /// The adapted layers.
     pub layout: Layout,
@@ -27,8 +27,8 @@ pub struct Plan {
     pub tuned: usize,
     /// Training examples.
     pub train_rows: usize,
-    /// Logits of the head.
-    pub outputs: usize,
+    /// What the model is to say.
+    pub purpose: Purpose,
     /// Optimizer steps of an epoch; a last, smaller one counts.
     pub steps_per_epoch: usize,
     /// Optimizer steps of the run.
@@ -49,7 +49,7 @@ pub struct ParameterCounts {
     /// Of the live triplets at the end, if every adapter kept the same rank: which ones are kept decides, since a
     /// triplet of a wider layer has more parameters. The budget itself where it counts parameters.
     pub adapter_final_if_uniform: usize,
-    /// Of pooler and classifier.
+    /// Of pooler and classifier, or of the head that points at answers.
     pub head: usize,
 }
 
@@ -65,7 +65,7 @@ impl Plan {
             ModelSpec::Pretrained(pretrained) => {
                 let folder = checkpoint_folder(&pretrained.checkpoint, catalogue);
                 let opened = folder.and_then(|folder| {
-                    EncoderConfig::open(&folder)
+                    ModelConfig::open(&folder)
                         .map(|config| (config, folder))
                         .map_err(|error| error.to_string())
                 });
@@ -74,29 +74,43 @@ impl Plan {
                 (config, Some(folder))
             }
             ModelSpec::Random(encoder) => {
-                let length = match &spec.task {
-                    TaskSpec::Planted(planted) => planted.length,
-                    TaskSpec::Text(text) => text.max_length,
+                let TaskSpec::Planted(planted) = &spec.task else {
+                    unreachable!("a rule: a random model is for planted tasks")
                 };
-                (planted::config(encoder, length), None)
+                (planted::config(encoder, planted.length), None)
             }
         };
         let mut problems = Vec::new();
-        if let TaskSpec::Text(text) = &spec.task
-            && text.max_length > config.positions()
-        {
+        for (key, length) in spec.task.lengths() {
+            if length > config.positions() {
+                let positions = config.positions();
+                let message =
+                    format!("{key} ({length}) must not exceed the {positions} positions of the checkpoint");
+                problems.push(problem(&key, message));
+            }
+        }
+        if !data.purpose.fits(&config) {
+            let (task, needed) = match data.purpose {
+                Purpose::Write => (spec.task.name(), "a model that writes: bart"),
+                _ => (spec.task.name(), "an encoder: bert or deberta-v2"),
+            };
             problems.push(problem(
-                "task.text.max_length",
-                format!(
-                    "task.text.max_length ({}) must not exceed the {} positions of the checkpoint",
-                    text.max_length,
-                    config.positions()
-                ),
+                "model.pretrained.checkpoint",
+                format!("is of another family than [task.{task}] needs, which is {needed}"),
             ));
+        }
+        if let (Some(generation), ModelConfig::Bart(bart)) = (spec.task.generation(), &config) {
+            for (key, rule) in generation.problems(bart) {
+                let key = format!("task.summaries.generation.{key}");
+                problems.push(problem(&key, format!("{key} {rule}")));
+            }
         }
 
         let method = spec.adapter.name();
-        if let Tuning::Bottlenecks(_, width) = spec.adapter.tuning()
+        if let (Tuning::Bottlenecks(..), ModelConfig::Bart(_)) = (spec.adapter.tuning(), &config) {
+            let message = format!("[adapter.{method}] is for encoders: there is no bottleneck for bart");
+            problems.push(problem(&format!("adapter.{method}"), message));
+        } else if let Tuning::Bottlenecks(_, width) = spec.adapter.tuning()
             && width >= config.hidden_size()
         {
             let hidden = config.hidden_size();
@@ -116,7 +130,7 @@ impl Plan {
         let places = select(&format!("adapter.{method}.targets"), spec.adapter.targets());
         let planted = match &spec.task {
             TaskSpec::Planted(planted) => select("task.planted.layers", &planted.layers),
-            TaskSpec::Text(_) => Vec::new(),
+            _ => Vec::new(),
         };
         let planted = planted.into_iter().map(|place| linears[place].path.clone()).collect();
         let ranks = match (spec.adapter.ranks(), spec.adapter.rank()) {
@@ -196,7 +210,7 @@ impl Plan {
             places,
             layout,
             train_rows: data.train_rows,
-            outputs: data.outputs,
+            purpose: data.purpose,
             steps_per_epoch,
             total_steps,
             schedule,
@@ -212,7 +226,6 @@ impl Plan {
 
     /// Trainable parameters.
     pub fn parameters(&self) -> ParameterCounts {
-        let hidden = self.config.hidden_size();
         let costs: usize = self.layout.triplet_costs().iter().sum();
         let adapter_peak = self.layout.entries() + self.tuned;
         let adapter_final_if_uniform = match &self.schedule {
@@ -220,7 +233,7 @@ impl Plan {
             Some(schedule) => schedule.target() / self.layout.adapters() * costs,
             None => adapter_peak,
         };
-        let head = hidden * hidden + hidden + self.outputs * (hidden + 1);
+        let head = self.purpose.head_parameters(&self.config);
         ParameterCounts { adapter_peak, adapter_final_if_uniform, head }
     }
 }
@@ -230,14 +243,41 @@ impl Plan {
 pub struct DataSize {
     /// Training examples.
     pub train_rows: usize,
-    /// Logits of the head.
-    pub outputs: usize,
+    /// What the model is to say.
+    pub purpose: Purpose,
 }
 
 impl DataSize {
     /// Of a task on text, once it is read.
     pub fn of(dataset: &Dataset) -> Self {
-        Self { train_rows: dataset.train.len(), outputs: dataset.target.outputs() }
+        Self { train_rows: dataset.train.len(), purpose: purpose(&dataset.target) }
+    }
+}
+
+/// What a model is to say that predicts this.
+pub fn purpose(target: &Target) -> Purpose {
+    match target {
+        Target::Classes(_) | Target::Scores { .. } => Purpose::Classify { outputs: target.outputs() },
+        Target::Answers => Purpose::Answer,
+        Target::Summaries => Purpose::Write,
+    }
+}
+
+/// Reads the data of a task on text, with the tokenizer in a checkpoint's folder.
+///
+/// # Errors
+///
+/// What is missing or malformed.
+///
+/// # Panics
+///
+/// For a synthetic task, which has no files.
+pub fn dataset(task: &TaskSpec, catalogue: &Catalogue, checkpoint: &Path) -> Result<Dataset, TaskError> {
+    match task {
+        TaskSpec::Text(text) => Dataset::load(catalogue, text, checkpoint),
+        TaskSpec::Questions(questions) => Dataset::questions(catalogue, questions, checkpoint),
+        TaskSpec::Summaries(summaries) => Dataset::summaries(catalogue, &summaries.reading(), checkpoint),
+        TaskSpec::Planted(_) => panic!("a planted task is made, not read"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A task whose answer is known: a teacher that differs from the frozen encoder by increments of known rank in known
 //! layers. Importance that works puts the ranks there.
 
-use adalora_models::{BertConfig, Checkpoint, Encoder, EncoderConfig, Head, Input};
+use adalora_models::{BertConfig, Checkpoint, Encoder, Head, Input, ModelConfig};
 use adalora_tasks::{Dataset, DevSet, Evaluation, Example, Label, Target};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -13,8 +13,8 @@ use crate::experiment::{Planted, RandomEncoder};
 const FIRST_WORD: u32 = 2;
 
 /// The configuration of `[model.random]`. There is no dropout: the teacher has none.
-pub fn config(encoder: &RandomEncoder, length: usize) -> EncoderConfig {
-    EncoderConfig::Bert(BertConfig {
+pub fn config(encoder: &RandomEncoder, length: usize) -> ModelConfig {
+    ModelConfig::Bert(BertConfig {
         vocab_size: encoder.vocabulary,
         hidden_size: encoder.hidden,
         num_hidden_layers: encoder.layers,
@@ -67,7 +67,7 @@ pub fn task(encoder: Checkpoint, paths: &[String], spec: &Planted) -> (Checkpoin
         dev: vec![DevSet::only(dev)],
         target: Target::Scores { width: spec.outputs },
         evaluation: vec![Evaluation::R2],
-        truncated: 0,
+        notes: Vec::new(),
         pad_id: 0,
         files: Vec::new(),
     };

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use adalora_report::{
-    EXPERIMENT_FILE, EventFile, LogRecord, METRICS_FILE, RANKS_FILE, RESULT_FILE, RunResult, SETTINGS_FILE,
-    STATUS_FILE, Status, write_file,
+    EXPERIMENT_FILE, EventFile, LogRecord, METRICS_FILE, OUTPUTS_FILE, RANKS_FILE, RESULT_FILE, RunResult,
+    SETTINGS_FILE, STATUS_FILE, Status, write_file,
 };
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -284,6 +284,20 @@ impl<'a> RunFolder<'a> {
             .write_all(line.as_bytes())
             .with_context(|| self.claim.path.join(METRICS_FILE).display().to_string())?;
         Ok(self.events.append(record)?)
+    }
+
+    /// Replaces what a model said in words at the last evaluation, an object a line. Nothing is written where it has
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn outputs(&self, outputs: &[serde_json::Value]) -> Result<()> {
+        if outputs.is_empty() {
+            return Ok(());
+        }
+        let lines: String = outputs.iter().map(|own| format!("{own}\n")).collect();
+        Ok(write_file(&self.claim.path.join(OUTPUTS_FILE), &lines)?)
     }
 
     /// Appends a row to `ranks.csv`.

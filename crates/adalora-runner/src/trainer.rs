@@ -2,6 +2,7 @@
 
 mod state;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use adalora::{
@@ -11,12 +12,14 @@ use adalora::{
 use adalora_adapter::squared_residuals;
 use adalora_kernels::clip::{clip, norm};
 use adalora_kernels::dropout::Dropout;
-use adalora_models::{Checkpoint, Encoder, Head, Input, Loss, ModelError, Settled};
+use adalora_models::{Checkpoint, Dropouts, Model, ModelError, Settled};
 use adalora_report::{DevRecord, Residuals, Shares, TrainRecord};
-use adalora_tasks::{Batch, Dataset, DevSet, Labels, Prefetch, dev_order, epoch_order};
+use adalora_tasks::{Batch, Dataset, Prefetch, TaskError, epoch_order};
+use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::experiment::{Gradient, ModelSpec, ObservationSpec, RunSpec, TrainSpec, Weights};
+use crate::inference;
 use crate::plan::Plan;
 
 pub use state::{MisfitState, State};
@@ -30,9 +33,8 @@ pub struct Trainer<'a> {
     seed: u64,
     device: Device,
     precision: Settled,
-    encoder: Encoder,
-    head: Head,
-    classifier_dropout: f64,
+    model: Model,
+    dropouts: Dropouts,
     arena: Arena,
     orthogonality: Option<Orthogonality>,
     /// `None` where ranks are fixed, and once the arena is compact.
@@ -75,6 +77,9 @@ pub enum TrainError {
     /// Ranks could not be allocated.
     #[error(transparent)]
     Allocation(#[from] AllocationError),
+    /// What the model writes has no way back to text.
+    #[error(transparent)]
+    Task(#[from] TaskError),
     /// A run ended with another number of live triplets than its budget.
     #[error(
         "the run ended with {live} live {unit} and {nonzero} triplets that are not 0; its budget is {budget}, of which \
@@ -106,29 +111,28 @@ impl<'a> Trainer<'a> {
         seed: u64,
         device: Device,
     ) -> Result<Self, ModelError> {
-        let (dropout, classifier_dropout) = match &spec.model {
+        let (inside, classifier) = match &spec.model {
             ModelSpec::Pretrained(model) => (model.dropout, model.classifier_dropout),
             ModelSpec::Random(_) => (None, None),
         };
         let config = checkpoint.config();
-        let classifier_dropout =
-            classifier_dropout.or(dropout).unwrap_or_else(|| config.classifier_dropout());
+        let classifier = classifier.or(inside).unwrap_or_else(|| config.classifier_dropout());
+        let dropouts = Dropouts { inside, classifier };
 
         let widest = dataset.train.iter().map(|example| example.ids.len()).max().unwrap_or(0);
         let precision = spec.train.precision.settle(config, spec.train.batch_size * widest, device);
         let tuning = spec.adapter.tuning();
-        let start = Head::start(checkpoint, plan.outputs, seed);
+        let start = plan.purpose.start(checkpoint, seed);
         let extras = tuning.start(checkpoint, seed).into_iter().chain(start.extras).collect();
         let arena = Arena::new(plan.layout.clone(), extras, device, seed);
         let frozen = checkpoint.to_kind(precision.kind());
-        let mut encoder = Encoder::tuned(&frozen, tuning, &arena, dropout, device);
+        let mut model = Model::new(plan.purpose, &frozen, tuning, &arena, dropouts, device);
         let ranks = plan.layout.ranks();
         let scales = spec.adapter.scales(&ranks, &ranks);
         if let Some(source) = &plan.warm_start {
             source.saved.write_to(&arena, &scales);
         }
-        encoder.attach(&plan.places, arena.scaled_adapters(&scales));
-        let head = Head::new(config, &arena, classifier_dropout);
+        model.attach(&plan.places, arena.scaled_adapters(&scales));
 
         let orthogonality = spec.orthogonality.map(Orthogonality::new);
         let allocator = spec.importance.as_ref().zip(plan.schedule.clone()).map(|(importance, schedule)| {
@@ -145,9 +149,8 @@ impl<'a> Trainer<'a> {
             seed,
             device,
             precision,
-            encoder,
-            head,
-            classifier_dropout,
+            model,
+            dropouts,
             arena,
             orthogonality,
             allocator,
@@ -169,12 +172,14 @@ impl<'a> Trainer<'a> {
     pub fn step(&mut self) -> Result<(), TrainError> {
         let step = self.finished;
         let batches = self.batches(step);
-        let rows: usize = batches.iter().map(|batch| batch.rows).sum();
+        let units: usize = batches.iter().map(|batch| batch.labels.units()).sum();
         let dropout = Dropout::new(self.seed, step as u64);
 
         let mut loss = Tensor::zeros([], (Kind::Float, self.device));
         for batch in &batches {
-            let share = self.loss(batch, Some(&dropout)).0 / rows as f64;
+            let smoothing = self.spec.task.label_smoothing();
+            let (sum, _) = inference::loss(&self.model, batch, smoothing, self.device, Some(&dropout));
+            let share = sum / units as f64;
             share.backward();
             loss += share.detach();
         }
@@ -223,7 +228,7 @@ impl<'a> Trainer<'a> {
     /// Puts adapters on their layers, of the scale that applies where `live` triplets of each are left.
     fn attach(&mut self, live: &[usize]) {
         let scales = self.spec.adapter.scales(&self.plan.layout.ranks(), live);
-        self.encoder.attach(&self.plan.places, self.arena.scaled_adapters(&scales));
+        self.model.attach(&self.plan.places, self.arena.scaled_adapters(&scales));
     }
 
     /// Drops the triplets that are dead for good, with their moments and the metric's state. Scales stay.
@@ -238,7 +243,7 @@ impl<'a> Trainer<'a> {
         self.allocator = None;
         let (arena, kept) = self.arena.compact(pattern.live());
         self.optimizer.keep(&kept, &arena);
-        self.head = Head::new(&self.plan.config, &arena, self.classifier_dropout);
+        self.model.renew_head(&self.plan.config, &arena, self.dropouts);
         self.arena = arena;
         self.attach(&pattern.ranks());
         self.compacted = Some(pattern);
@@ -251,22 +256,6 @@ impl<'a> Trainer<'a> {
         {
             allocator.observe_gradient(step, &self.arena, seen);
         }
-    }
-
-    /// Loss summed over the rows of a batch, and the logits.
-    fn loss(&self, batch: &Batch, dropout: Option<&Dropout>) -> (Tensor, Tensor) {
-        let input = input(batch, self.device);
-        let logits = self.head.forward(&self.encoder.forward(&input, dropout), dropout);
-        let loss = match &batch.labels {
-            Labels::Classes(classes) => Loss::Classes(Tensor::from_slice(classes).to(self.device)),
-            Labels::Scores { width, values } => {
-                Loss::Scores(Tensor::from_slice(values).view([-1, *width as i64]).to(self.device))
-            }
-            Labels::Spans(spans) => {
-                Loss::Spans(Tensor::from_slice(spans.as_flattened()).view([-1, 2]).to(self.device))
-            }
-        };
-        (loss.sum(&logits), logits)
     }
 
     /// The batches of a step: `accumulate` of them, fewer at the end of an epoch.
@@ -334,43 +323,35 @@ impl<'a> Trainer<'a> {
         Ok(losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64)
     }
 
-    /// Loss on the first dev set, and the scores on all.
-    pub fn evaluate(&self, seconds: f64) -> DevRecord {
-        let _guard = tch::no_grad_guard();
-        let sets: Vec<_> = self.dataset.dev.iter().map(|set| self.evaluate_on(set)).collect();
-        DevRecord {
-            step: self.finished,
-            loss: sets[0].0,
-            scores: sets.into_iter().flat_map(|(_, scores)| scores).collect(),
-            seconds,
+    /// Loss on the first dev set and the scores on all; and what the model said in words, if it did, an object for each
+    /// question or document.
+    ///
+    /// # Errors
+    ///
+    /// A tokenizer that has no way back to text.
+    pub fn evaluate(&self, seconds: f64) -> Result<(DevRecord, Vec<Value>), TrainError> {
+        let spec = self.spec;
+        let (smoothing, generation) = (spec.task.label_smoothing(), spec.task.generation());
+        let sets = self.dataset.dev.iter().map(|set| {
+            let batches = (spec.train.batch_size, self.dataset.pad_id);
+            let (loss, said) = inference::evaluate(
+                &self.model,
+                &set.examples,
+                batches,
+                (smoothing, generation),
+                self.device,
+            );
+            Ok((loss, set.score(said, &self.dataset.evaluation)?))
+        });
+        let sets: Vec<_> = sets.collect::<Result<_, TaskError>>()?;
+        let loss = sets[0].0;
+        let (mut scores, mut intervals, mut outputs) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for (_, scored) in sets {
+            scores.extend(scored.scores);
+            intervals.extend(scored.intervals.into_iter().map(|(name, own)| (name, [own.low, own.high])));
+            outputs.extend(scored.outputs);
         }
-    }
-
-    fn evaluate_on(&self, set: &DevSet) -> (f64, Vec<(String, f64)>) {
-        let order = dev_order(&set.examples, self.spec.train.batch_size);
-        let (mut loss, mut classes, mut scores) = (0.0, Vec::new(), Vec::new());
-        for indices in &order {
-            let batch = Batch::collate(&set.examples, indices, self.dataset.pad_id);
-            let (sum, logits) = self.loss(&batch, None);
-            loss += sum.double_value(&[]);
-            match batch.labels {
-                Labels::Classes(_) => classes
-                    .extend(Vec::<i64>::try_from(logits.argmax(1, false)).expect("one class for each row")),
-                Labels::Scores { .. } => {
-                    scores.extend(Vec::<f32>::try_from(logits.view(-1)).expect("a flat f32 tensor"))
-                }
-                Labels::Spans(_) => panic!("answers are scored by their questions: no manifest has spans"),
-            }
-        }
-        let labels = Labels::of(order.iter().flatten().map(|&index| &set.examples[index]));
-        let predicted = match &labels {
-            Labels::Classes(_) => Labels::Classes(classes),
-            Labels::Scores { width, .. } => Labels::Scores { width: *width, values: scores },
-            Labels::Spans(_) => unreachable!("refused above"),
-        };
-        let scores = self.dataset.evaluation.iter();
-        let scores = scores.map(|own| (set.score_name(*own), own.score(&predicted, &labels)));
-        (loss / set.examples.len() as f64, scores.collect())
+        Ok((DevRecord { step: self.finished, loss, scores, intervals, seconds }, outputs))
     }
 
     /// Checks that a finished run has exactly the triplets of its budget, or all that fit into its parameters.
@@ -435,17 +416,6 @@ impl<'a> Trainer<'a> {
     /// Parameters of the head that the checkpoint lacks, which were drawn instead.
     pub fn drawn(&self) -> &[String] {
         &self.drawn
-    }
-}
-
-/// A batch as an encoder takes it.
-pub(crate) fn input(batch: &Batch, device: Device) -> Input {
-    let shape = [batch.rows as i64, batch.width as i64];
-    let padded = batch.mask.iter().any(|token| !token);
-    Input {
-        ids: Tensor::from_slice(&batch.ids).view(shape).to(device),
-        type_ids: Tensor::from_slice(&batch.type_ids).view(shape).to(device),
-        mask: padded.then(|| Tensor::from_slice(&batch.mask).view(shape).to(device)),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use adalora::BudgetUnit;
 use adalora_adapter::store::{Description, Tuned, save, save_tuned};
-use adalora_models::{Checkpoint, Precision, Tuning};
+use adalora_models::{Checkpoint, Precision, Purpose, Tuning};
 use adalora_report::{
     DevRecord, LogRecord, Parameters, Planted, RunResult, Status, StepScores, TrainRecord, Triplets,
 };
@@ -20,7 +20,7 @@ use tch::Device;
 
 use crate::checkpoint::{Checkpoints, Progress, Saved};
 use crate::experiment::{ModelSpec, RunSpec, TaskSpec};
-use crate::plan::{DataSize, Plan};
+use crate::plan::{DataSize, Plan, checkpoint_folder, dataset};
 use crate::planted;
 use crate::provenance::{self, Attempt, Origin, Program, Provenance};
 use crate::run_folder::{Claim, Found, RunFolder, find, identity, resolved};
@@ -287,20 +287,22 @@ pub fn load(spec: &RunSpec, catalogue: &Catalogue) -> Result<(Checkpoint, Datase
         Plan::new(spec, catalogue, data).map_err(|problems| anyhow::anyhow!(problems[0].message.clone()))
     };
     match (&spec.model, &spec.task) {
-        (ModelSpec::Pretrained(model), TaskSpec::Text(text)) => {
-            let folder =
-                crate::plan::checkpoint_folder(&model.checkpoint, catalogue).map_err(anyhow::Error::msg)?;
-            let dataset = Dataset::load(catalogue, text, &folder)?;
-            let plan = plan(&DataSize::of(&dataset))?;
-            Ok((Checkpoint::open(&folder)?, dataset, plan))
-        }
         (ModelSpec::Random(encoder), TaskSpec::Planted(task)) => {
-            let plan = plan(&DataSize { train_rows: task.train_rows, outputs: task.outputs })?;
+            let purpose = Purpose::Classify { outputs: task.outputs };
+            let plan = plan(&DataSize { train_rows: task.train_rows, purpose })?;
             let encoder = Checkpoint::random(plan.config.clone(), task.outputs, encoder.seed);
             let (checkpoint, dataset) = planted::task(encoder, &plan.planted, task);
             Ok((checkpoint, dataset, plan))
         }
-        _ => anyhow::bail!("a planted task needs a random model, and text a pretrained one"),
+        (ModelSpec::Pretrained(_), TaskSpec::Planted(_)) | (ModelSpec::Random(_), _) => {
+            anyhow::bail!("a planted task needs a random model, and every other a pretrained one")
+        }
+        (ModelSpec::Pretrained(model), task) => {
+            let folder = checkpoint_folder(&model.checkpoint, catalogue).map_err(anyhow::Error::msg)?;
+            let dataset = dataset(task, catalogue, &folder)?;
+            let plan = plan(&DataSize::of(&dataset))?;
+            Ok((Checkpoint::open(&folder)?, dataset, plan))
+        }
     }
 }
 
@@ -337,7 +339,8 @@ fn train(
             }
         }
         if end || step.is_multiple_of(job.spec.train.evaluate_every) {
-            let record = trainer.evaluate(journal.seconds());
+            let (record, outputs) = trainer.evaluate(journal.seconds())?;
+            journal.folder.outputs(&outputs)?;
             journal.folder.log(&LogRecord::Dev(record.clone()))?;
             let scores = StepScores { step, scores: record.scores.clone() };
             // Only a model that is on its budget can be the best one. A score that is not a number, as of constant
@@ -429,7 +432,8 @@ fn save_adapter(job: &Job, plan: &Plan, trainer: &mut Trainer, folder: &Path) ->
         base_model,
         prefix: plan.config.prefix().into(),
         target_modules: plan.layout.sites().iter().map(|site| site.path.clone()).collect(),
-        modules_to_save: vec!["classifier".into(), "pooler".into()],
+        task_type: plan.purpose.task_type(),
+        modules_to_save: plan.purpose.modules().iter().map(ToString::to_string).collect(),
         init_r: highest,
         target_r: match &job.spec.budget {
             Some(_) => pattern.live_count().div_ceil(plan.layout.adapters()),
@@ -448,12 +452,7 @@ fn dataset_notes(dataset: &Dataset, drawn: &[String]) -> Vec<String> {
     if !drawn.is_empty() {
         notes.push(format!("drawn, as the checkpoint lacks them: {}", drawn.join(", ")));
     }
-    if dataset.truncated > 0 {
-        notes.push(format!(
-            "{} examples are longer than task.text.max_length and were truncated",
-            dataset.truncated
-        ));
-    }
+    notes.extend_from_slice(&dataset.notes);
     notes
 }
 

@@ -55,7 +55,7 @@ impl Run {
     }
 
     fn head(&self) -> Vec<adalora::Extra> {
-        Head::start(&self.checkpoint, self.plan.outputs, SEED).extras
+        self.plan.purpose.start(&self.checkpoint, SEED).extras
     }
 
     /// Loss on the dev set of a model that is put together without a trainer.
@@ -104,7 +104,7 @@ fn every_method_learns_repeats_itself_and_is_loaded_again() {
         assert_eq!(loaded.param(), own.param(), "{name}: another process, without a break, the same bits");
 
         let loss = run.dev_loss(&loaded);
-        let evaluated = trainer.evaluate(0.0).loss;
+        let evaluated = trainer.evaluate(0.0).unwrap().0.loss;
         assert!((loss - evaluated).abs() < 1e-5 * evaluated, "{name}: {loss} and {evaluated}");
         assert!(loss < 0.8 * start, "{name}: {loss} from {start}");
         // The head as it was trained, all else as at the start.

@@ -1,7 +1,7 @@
 //! Whole training steps, with everything switched on: sentences of many lengths, dropout, a budget, a regularizer.
 
 use adalora::ImportanceSpec;
-use adalora_models::{Checkpoint, EncoderConfig};
+use adalora_models::{Checkpoint, ModelConfig, Purpose};
 use adalora_runner::experiment::RunSpec;
 use adalora_runner::plan::{DataSize, Plan};
 use adalora_runner::trainer::{State, Trainer};
@@ -94,13 +94,13 @@ impl Setting {
             dev: vec![DevSet::only(examples(30).collect::<Vec<_>>())],
             target: Target::Classes(["a", "b", "c"].map(String::from).to_vec()),
             evaluation: vec![Evaluation::Accuracy],
-            truncated: 0,
+            notes: Vec::new(),
             pad_id: 0,
             files: Vec::new(),
         };
         let empty = tempfile::tempdir().unwrap();
         let catalogue = Catalogue::open(empty.path(), empty.path()).unwrap();
-        let data = DataSize { train_rows: dataset.train.len(), outputs: 3 };
+        let data = DataSize { train_rows: dataset.train.len(), purpose: Purpose::Classify { outputs: 3 } };
         let mut plan = Plan::new(&spec, &catalogue, &data).unwrap();
         set_dropout(&mut plan, 0.1);
         Self { spec, plan, dataset }
@@ -113,7 +113,7 @@ impl Setting {
 }
 
 fn set_dropout(plan: &mut Plan, p: f64) {
-    let EncoderConfig::Bert(config) = &mut plan.config else { panic!("a random encoder is a BERT") };
+    let ModelConfig::Bert(config) = &mut plan.config else { panic!("a random encoder is a BERT") };
     config.hidden_dropout_prob = p;
     config.attention_probs_dropout_prob = p;
 }
@@ -128,7 +128,7 @@ fn train(setting: &Setting) -> (Vec<f64>, Tensor, Vec<usize>) {
         })
         .collect();
     trainer.check_budget().unwrap();
-    losses.push(trainer.evaluate(0.0).loss);
+    losses.push(trainer.evaluate(0.0).unwrap().0.loss);
     let (arena, pattern) = trainer.adapter().unwrap();
     (losses, arena.param().shallow_clone(), pattern.ranks())
 }
@@ -255,7 +255,11 @@ fn go_on(
     while trainer.finished() < total {
         trainer.step().unwrap();
         if trainer.finished().is_multiple_of(5) {
-            records.push(format!("{:?} {:?}", trainer.record(0.0).unwrap(), trainer.evaluate(0.0)));
+            records.push(format!(
+                "{:?} {:?}",
+                trainer.record(0.0).unwrap(),
+                trainer.evaluate(0.0).unwrap().0
+            ));
         }
         keep(trainer.state().unwrap());
     }

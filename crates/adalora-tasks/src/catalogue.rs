@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::TaskError;
 use crate::fetch::marker;
-use crate::manifest::{Manifest, Source, Table, is_repository};
+use crate::manifest::{DataFormat, Manifest, Source, is_repository};
 
 /// All manifests of a folder, and the materials folder that holds what they name.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ impl Catalogue {
     }
 
     /// How the data set `name` is read, with its target and evaluation. Nothing needs to be fetched for this.
-    pub fn data(&self, name: &str) -> Result<Table, TaskError> {
+    pub fn data(&self, name: &str) -> Result<DataFormat, TaskError> {
         self.manifest(name)?.data().ok_or_else(|| TaskError::NotData(name.into()))
     }
 

@@ -1,7 +1,8 @@
 //! A task's examples as token ids with labels, split into train and dev.
 
+use std::fmt::Display;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rand::SeedableRng;
@@ -11,10 +12,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, Located};
+use crate::dev::{DevSet, Truth};
 use crate::error::TaskError;
 use crate::evaluation::Evaluation;
 use crate::fetch::{check_sha256, sha256_of};
-use crate::manifest::{DevFiles, Split};
+use crate::manifest::{DataFormat, DevFiles, Source, Split};
 use crate::rows;
 use crate::tokenize::TextEncoder;
 
@@ -42,14 +44,19 @@ pub enum Target {
         /// How many for each example.
         width: usize,
     },
+    /// Where in a text the answer to a question stands.
+    Answers,
+    /// A summary of a text.
+    Summaries,
 }
 
 impl Target {
-    /// Outputs that a model's head needs: one for each class, or the number of scores.
+    /// Logits of a classifier: one for each class, or the number of scores; none where no class or score is asked for.
     pub fn outputs(&self) -> usize {
         match self {
             Self::Classes(names) => names.len(),
             Self::Scores { width } => *width,
+            Self::Answers | Self::Summaries => 0,
         }
     }
 }
@@ -63,6 +70,8 @@ pub enum Label {
     Scores(Vec<f32>),
     /// First and last of its tokens that are the answer; both the first token of all if none are.
     Span([usize; 2]),
+    /// The tokens of a text that is to be written, from its first to its end.
+    Text(Vec<u32>),
 }
 
 /// Labels of, or predictions for, several examples.
@@ -79,6 +88,13 @@ pub enum Labels {
     },
     /// First and last token of each example's answer.
     Spans(Vec<[i64; 2]>),
+    /// Tokens of each example's text, row-major, shape `(rows, width)`; -100 where there is none.
+    Texts {
+        /// Tokens of the longest.
+        width: usize,
+        /// `rows * width` of them.
+        tokens: Vec<i64>,
+    },
 }
 
 impl Labels {
@@ -117,6 +133,30 @@ impl Labels {
                     })
                     .collect(),
             ),
+            Some(Label::Text(_)) => {
+                let texts: Vec<_> = examples
+                    .map(|example| match &example.label {
+                        Label::Text(tokens) => tokens,
+                        _ => panic!("examples of one data set share one kind of label"),
+                    })
+                    .collect();
+                let width = texts.iter().map(|text| text.len()).max().expect("there is an example");
+                let padded = texts.into_iter().flat_map(|text| {
+                    let padding = std::iter::repeat_n(-100, width - text.len());
+                    text.iter().map(|&token| token.into()).chain(padding)
+                });
+                Self::Texts { width, tokens: padded.collect() }
+            }
+        }
+    }
+
+    /// What a loss is a mean over: examples, or the tokens of texts.
+    pub fn units(&self) -> usize {
+        match self {
+            Self::Classes(classes) => classes.len(),
+            Self::Scores { width, values } => values.len() / width,
+            Self::Spans(spans) => spans.len(),
+            Self::Texts { tokens, .. } => tokens.iter().filter(|&&token| token != -100).count(),
         }
     }
 }
@@ -143,7 +183,7 @@ pub struct FileHash {
 
 /// All examples of a task. The fields are public so that a synthetic task can be built without files; the examples are
 /// shared, so that a [`Prefetch`](crate::Prefetch) can hold them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Dataset {
     /// Name of the manifest.
     pub name: String,
@@ -157,36 +197,12 @@ pub struct Dataset {
     pub evaluation: Vec<Evaluation>,
     /// Examples there are to train on, of which `train` is all or a sample.
     pub train_available: usize,
-    /// Examples of `train` and `dev` that lost tokens to `max_length`.
-    pub truncated: usize,
+    /// What a user should know of the examples: how many lost tokens, what is odd about others.
+    pub notes: Vec<String>,
     /// The token that pads a batch.
     pub pad_id: u32,
     /// Every file that was read.
     pub files: Vec<FileHash>,
-}
-
-/// Examples to evaluate on.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DevSet {
-    /// What tells its scores from those of other sets of the task; `None` if it is the only one.
-    pub name: Option<String>,
-    /// The examples.
-    pub examples: Arc<[Example]>,
-}
-
-impl DevSet {
-    /// The only one of a task.
-    pub fn only(examples: impl Into<Arc<[Example]>>) -> Self {
-        Self { name: None, examples: examples.into() }
-    }
-
-    /// Under which name a score of this set is reported: `accuracy`, or `accuracy-matched` for one set of several.
-    pub fn score_name(&self, evaluation: Evaluation) -> String {
-        match &self.name {
-            None => evaluation.to_string(),
-            Some(set) => format!("{evaluation}-{set}"),
-        }
-    }
 }
 
 impl Dataset {
@@ -204,21 +220,13 @@ impl Dataset {
     /// The result is a function of the files and of `task`.
     pub fn load(catalogue: &Catalogue, task: &TaskSpec, checkpoint: &Path) -> Result<Self, TaskError> {
         let name = &task.data;
-        catalogue.data(name)?;
-        let Located { source, folder, .. } = catalogue.locate(name)?;
-        let table = catalogue.manifest(name)?.table(source).expect("a data set");
-        let mut files = Vec::new();
+        let (DataFormat::Table(table), mut files) = Files::of(catalogue, name)? else {
+            return Err(TaskError::OtherTask { name: name.clone(), task: "text" });
+        };
         let encoder = TextEncoder::open(checkpoint, task.max_length, table.text.len())?;
-        files.extend_from_slice(&encoder.files);
+        files.read.extend_from_slice(&encoder.files);
         let mut read = |file: &str| {
-            let path = folder.join(file);
-            let content = fs::read(&path).map_err(TaskError::io(&path))?;
-            let sha256 = sha256_of(&content);
-            if let Some((_, expected)) = source.hashes().find(|(fixed, _)| *fixed == file) {
-                check_sha256(&path, &sha256, expected)?;
-            }
-            let inside = path.strip_prefix(&catalogue.materials).expect("data lies in the materials folder");
-            files.push(FileHash { file: inside.display().to_string(), sha256 });
+            let (path, content) = files.read(file)?;
             rows::read(content, &path, &table)
         };
         let (mut train, dev) = match &table.split {
@@ -232,7 +240,7 @@ impl Dataset {
                 let mut rows = read(file)?;
                 if *dev >= rows.len() {
                     return Err(TaskError::DevTooLarge {
-                        file: folder.join(file),
+                        file: files.folder.join(file),
                         dev: *dev,
                         rows: rows.len(),
                     });
@@ -244,11 +252,7 @@ impl Dataset {
         };
         let train_available = train.len();
         if let Some(asked) = task.train_rows {
-            if !(1..=train_available).contains(&asked) {
-                return Err(TaskError::TrainRows { name: name.clone(), asked, available: train_available });
-            }
-            train.shuffle(&mut ChaCha8Rng::seed_from_u64(SAMPLE_SEED));
-            train.truncate(asked);
+            train = sample(train, asked, name, "train_rows")?;
         }
         let mut truncated = 0;
         let mut encode = |rows| {
@@ -257,8 +261,11 @@ impl Dataset {
             Ok::<Arc<[Example]>, TaskError>(examples.into())
         };
         let train = encode(train)?;
-        let dev = dev.into_iter().map(|(name, rows)| Ok(DevSet { name, examples: encode(rows)? }));
+        let dev = dev
+            .into_iter()
+            .map(|(name, rows)| Ok(DevSet { name, examples: encode(rows)?, truth: Truth::Labels }));
         let dev = dev.collect::<Result<_, TaskError>>()?;
+        let note = "examples are longer than task.text.max_length and were truncated";
         Ok(Self {
             name: name.clone(),
             train,
@@ -266,20 +273,72 @@ impl Dataset {
             target: table.target(),
             evaluation: table.evaluation().to_vec(),
             train_available,
-            truncated,
+            notes: noted([(truncated, note)]),
             pad_id: encoder.pad_id,
-            files,
+            files: files.read,
         })
     }
 }
 
-/// Of the sample that `train_rows` takes. Part of what a result means, so it never changes.
+/// A note for each of what there is some of.
+pub(crate) fn noted<T: Display>(counts: impl IntoIterator<Item = (usize, T)>) -> Vec<String> {
+    let some = counts.into_iter().filter(|(count, _)| *count > 0);
+    some.map(|(count, what)| format!("{count} {what}")).collect()
+}
+
+/// The files of a data set.
+pub(crate) struct Files<'a> {
+    catalogue: &'a Catalogue,
+    source: Source<'a>,
+    folder: PathBuf,
+    /// What was read.
+    pub(crate) read: Vec<FileHash>,
+}
+
+impl<'a> Files<'a> {
+    /// Of the fetched data set `name`, and how they are read.
+    pub(crate) fn of(catalogue: &'a Catalogue, name: &str) -> Result<(DataFormat, Self), TaskError> {
+        catalogue.data(name)?;
+        let Located { source, folder, .. } = catalogue.locate(name)?;
+        let format = catalogue.manifest(name)?.format_from(source).expect("a data set");
+        Ok((format, Self { catalogue, source, folder, read: Vec::new() }))
+    }
+
+    /// Path and content of one, whose hash is checked if it is known.
+    pub(crate) fn read(&mut self, file: &str) -> Result<(PathBuf, Vec<u8>), TaskError> {
+        let path = self.folder.join(file);
+        let content = fs::read(&path).map_err(TaskError::io(&path))?;
+        let sha256 = sha256_of(&content);
+        if let Some((_, expected)) = self.source.hashes().find(|(fixed, _)| *fixed == file) {
+            check_sha256(&path, &sha256, expected)?;
+        }
+        let inside = path.strip_prefix(&self.catalogue.materials).expect("data lies in the materials folder");
+        self.read.push(FileHash { file: inside.display().to_string(), sha256 });
+        Ok((path, content))
+    }
+}
+
+/// `asked` of all rows, as the setting `key` says, in an order of their own: the same whenever they are asked for, and part of a larger sample.
+pub(crate) fn sample<T>(
+    mut all: Vec<T>,
+    asked: usize,
+    name: &str,
+    key: &'static str,
+) -> Result<Vec<T>, TaskError> {
+    let available = all.len();
+    if !(1..=available).contains(&asked) {
+        return Err(TaskError::Rows { name: name.into(), key, asked, available });
+    }
+    all.shuffle(&mut ChaCha8Rng::seed_from_u64(SAMPLE_SEED));
+    all.truncate(asked);
+    Ok(all)
+}
+
+/// Of the sample that `train_rows` or `dev_rows` takes. Part of what a result means, so it never changes.
 const SAMPLE_SEED: u64 = 0;
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use tempfile::TempDir;
 
     use super::*;
@@ -359,13 +418,13 @@ mod tests {
         let nine = load(AS_IT_IS, 32, Some(9)).expect("valid");
         assert_eq!(words(&five.train), words(&nine.train)[..5]);
         assert_eq!((five.train.len(), five.train_available), (5, 16));
-        assert_eq!(five.dev, all.dev);
+        assert_eq!(five.dev[0].examples, all.dev[0].examples);
     }
 
     #[test]
     fn what_was_cut_and_what_was_read_is_told() {
         let data = load(AS_IT_IS, 12, None).expect("valid");
-        assert_eq!(data.truncated, 10);
+        assert_eq!(data.notes, ["10 examples are longer than task.text.max_length and were truncated"]);
         assert_eq!(
             data.train.iter().chain(data.dev[0].examples.iter()).map(|example| example.ids.len()).max(),
             Some(12)

@@ -241,13 +241,23 @@ pub enum TaskError {
         /// Rows there are.
         rows: usize,
     },
-    /// `train_rows` is 0 or more than there are.
-    #[error(
-        "train_rows ({asked}) must be 1 to {available}, the examples that `{name}` has to train on; leave it out for all"
-    )]
-    TrainRows {
+    /// A data set of another kind than the task.
+    #[error("`{name}` is no data set for [task.{task}]: `adalora list` says which task a data set is for")]
+    OtherTask {
         /// Name of the data set.
         name: String,
+        /// The task that asks for it.
+        task: &'static str,
+    },
+    /// A sample of no example, or of more than there are.
+    #[error(
+        "{key} ({asked}) must be 1 to {available}, the examples that `{name}` has there; leave it out for all"
+    )]
+    Rows {
+        /// Name of the data set.
+        name: String,
+        /// The setting.
+        key: &'static str,
         /// What the experiment asks for.
         asked: usize,
         /// Examples there are.
@@ -270,6 +280,14 @@ pub enum TaskError {
         vocabulary: usize,
         /// The least that can be made.
         least: usize,
+    },
+    /// No vocabulary can be learned from the texts.
+    #[error("no vocabulary can be learned from `{name}`: {source}")]
+    NoVocabulary {
+        /// Name of the data set.
+        name: String,
+        /// What the tokenizers crate said.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A line that should hold two texts.
     #[error(
@@ -490,6 +508,9 @@ pub enum ManifestRule {
     /// A column's number where columns have names.
     #[error("column {0} is a number, but the columns of a Parquet file have names")]
     NumberInParquet(usize),
+    /// A side without a file.
+    #[error("split.files names no file for a side: train and dev need one or more each")]
+    NoFiles,
     /// An empty list of dev sets.
     #[error("split.files.dev is empty: name at least one file, the headline's first")]
     NoDevSet,
@@ -633,12 +654,6 @@ pub enum RowProblem {
         said: String,
         /// What is read of the object.
         keys: [String; 2],
-    },
-    /// A line that is no JSON object, where any object would do.
-    #[error("{said}: expected an object with texts, on a line of its own")]
-    NoObject {
-        /// What the parser said.
-        said: String,
     },
     /// An object without a value that is read.
     #[error("there is no `{key}` beside {}: correct the line, or name another key", found.join(", "))]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Labels, Target};
 use crate::error::ManifestRule;
+use crate::rouge::Rouge;
 
 /// A number that tells how good predictions are; larger is better.
 ///
@@ -15,7 +16,8 @@ use crate::error::ManifestRule;
 pub enum Evaluation {
     /// Fraction of examples whose class is right.
     Accuracy,
-    /// Harmonic mean of precision and recall of class 1, for two classes. 0 if class 1 is never found.
+    /// Harmonic mean of precision and recall: of class 1, for two classes, 0 if it is never found; or of the words of an
+    /// answer, as SQuAD counts them, on average over questions.
     F1,
     /// Matthews correlation coefficient, in -1..1, for any number of classes (Gorodkin 2004). 0 if all predictions,
     /// or all labels, are one class.
@@ -28,6 +30,20 @@ pub enum Evaluation {
     /// Coefficient of determination over all outputs: one minus squared error over squared deviation from the labels'
     /// mean, both summed over examples and outputs. NaN if every output's labels are constant.
     R2,
+    /// Share of questions whose answer is one of the right ones, as SQuAD compares them.
+    ExactMatch,
+    /// Words that a summary and its reference have in common: mean F1, see [`Rouge`].
+    #[serde(rename = "rouge1")]
+    Rouge1,
+    /// Pairs of neighbouring words.
+    #[serde(rename = "rouge2")]
+    Rouge2,
+    /// The longest common subsequence.
+    #[serde(rename = "rougeL")]
+    RougeL,
+    /// The same, sentence by sentence.
+    #[serde(rename = "rougeLsum")]
+    RougeLsum,
 }
 
 impl Evaluation {
@@ -40,6 +56,11 @@ impl Evaluation {
             Self::Pearson => "pearson",
             Self::Spearman => "spearman",
             Self::R2 => "r2",
+            Self::ExactMatch => "exact-match",
+            Self::Rouge1 => "rouge1",
+            Self::Rouge2 => "rouge2",
+            Self::RougeL => "rougeL",
+            Self::RougeLsum => "rougeLsum",
         }
     }
 
@@ -58,9 +79,7 @@ impl Evaluation {
                     Self::Accuracy => accuracy(predicted, labels),
                     Self::F1 => f1(predicted, labels),
                     Self::Matthews => matthews(predicted, labels),
-                    Self::Pearson | Self::Spearman | Self::R2 => {
-                        panic!("{self} compares scores, not classes")
-                    }
+                    _ => panic!("{self} does not compare classes"),
                 }
             }
             (
@@ -77,13 +96,23 @@ impl Evaluation {
                     Self::Pearson => pearson(&predicted, &labels),
                     Self::Spearman => pearson(&ranks(&predicted), &ranks(&labels)),
                     Self::R2 => r2(&predicted, &labels, *width),
-                    Self::Accuracy | Self::F1 | Self::Matthews => {
-                        panic!("{self} compares classes, not scores")
-                    }
+                    _ => panic!("{self} does not compare scores"),
                 }
             }
             _ => panic!("predictions and labels are of one kind, classes or scores"),
         }
+    }
+
+    /// One of the overlaps of a summary with its reference.
+    pub(crate) fn of_summary(self, rouge: &Rouge) -> f64 {
+        let overlap = match self {
+            Self::Rouge1 => rouge.rouge1,
+            Self::Rouge2 => rouge.rouge2,
+            Self::RougeL => rouge.rouge_l,
+            Self::RougeLsum => rouge.rouge_lsum,
+            other => panic!("{other} does not compare summaries"),
+        };
+        overlap.f1
     }
 
     /// Whether this can be computed for `target`.
@@ -95,6 +124,10 @@ impl Evaluation {
                 (matches!(target, Target::Scores { width: 1 }), "one score for each example")
             }
             Self::R2 => (matches!(target, Target::Scores { .. }), "scores"),
+            Self::ExactMatch => (matches!(target, Target::Answers), "answers"),
+            Self::Rouge1 | Self::Rouge2 | Self::RougeL | Self::RougeLsum => {
+                (matches!(target, Target::Summaries), "summaries")
+            }
         };
         if fits { Ok(()) } else { Err(ManifestRule::EvaluationMismatch { evaluation: self, needs }) }
     }
@@ -302,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "pearson compares scores, not classes")]
+    #[should_panic(expected = "pearson does not compare classes")]
     fn a_score_for_classes_is_our_own_mistake() {
         Evaluation::Pearson.score(&classes(&[1]), &classes(&[1]));
     }

@@ -18,6 +18,7 @@ mod byte_level;
 mod catalogue;
 mod dataset;
 mod delimited;
+mod dev;
 mod error;
 mod evaluation;
 mod fetch;
@@ -38,18 +39,19 @@ mod tokenize;
 
 pub use batch::{Batch, dev_order, epoch_order};
 pub use catalogue::Catalogue;
-pub use dataset::{Dataset, DevSet, Example, FileHash, Label, Labels, Target, TaskSpec};
+pub use dataset::{Dataset, Example, FileHash, Label, Labels, Target, TaskSpec};
+pub use dev::{DevSet, Said, Scored, Truth};
 pub use error::{HubProblem, ManifestRule, Place, RowProblem, TaskError};
 pub use evaluation::Evaluation;
 pub use fetch::Fetched;
 pub use hub::{Hub, Progress};
-pub use manifest::{Manifest, Table};
+pub use manifest::{DataFormat, Manifest, Squad, Table};
 pub use new_tokenizer::NewTokenizer;
 pub use prefetch::Prefetch;
 pub use rouge::{Interval, Overlap, Rouge, bootstrap};
 pub use squad::{
     Answer, AnswerScore, BestThreshold, BestThresholds, Decoding, Found, Question, QuestionCounts,
-    QuestionProblem, Questions, Span, SpanLogits, SquadScore, SquadSpec, SquadVersion, Window,
+    QuestionProblem, Questions, QuestionsSpec, Span, SpanLogits, SquadScore, SquadSpec, SquadVersion, Window,
 };
-pub use summaries::{Counted, RougeScore, Summaries, SummaryBatch, SummaryExample, SummarySpec};
+pub use summaries::{References, SummariesSpec};
 pub use texts::Texts;

@@ -10,6 +10,7 @@ use crate::dataset::Target;
 use crate::error::{ManifestRule, TaskError};
 use crate::evaluation::Evaluation;
 use crate::glue::GlueTask;
+use crate::squad::SquadVersion;
 
 /// One file `datasets/NAME.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -91,7 +92,8 @@ pub(crate) struct HubSource {
     pub(crate) sha256: BTreeMap<String, String>,
 }
 
-/// What the folder holds: `format = "checkpoint"`, `[format.delimited]`, `[format.parquet]` or `[format.glue]`.
+/// What the folder holds: `format = "checkpoint"`, `[format.delimited]`, `[format.parquet]`, `[format.glue]`,
+/// `[format.squad]` or `[format.summaries]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Format {
@@ -100,16 +102,160 @@ pub(crate) enum Format {
     Delimited(Box<DelimitedTable>),
     Parquet(Box<ParquetTable>),
     Glue(Glue),
+    Squad(Squad),
+    Summaries(Summaries),
 }
 
 /// Files of a checkpoint: one of each, the first that there is.
-pub(crate) const CHECKPOINT: [&[&str]; 3] =
-    [&["config.json"], &["model.safetensors", "pytorch_model.bin"], &["tokenizer.json", "spm.model"]];
+pub(crate) const CHECKPOINT: [&[&str]; 3] = [
+    &["config.json"],
+    &["model.safetensors", "pytorch_model.bin"],
+    &["tokenizer.json", "spm.model", "vocab.json"],
+];
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Glue {
     task: GlueTask,
+}
+
+/// `[format.squad]`: questions in SQuAD's own JSON.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Squad {
+    pub(crate) version: SquadVersion,
+    split: SplitFiles,
+}
+
+/// `[format.summaries]`: documents with a summary each.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summaries {
+    /// Key or column of the document.
+    pub(crate) document: String,
+    /// Key or column of the summary.
+    pub(crate) summary: String,
+    split: SplitFiles,
+}
+
+/// `split.files`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SplitFiles {
+    files: Sides,
+}
+
+/// The files of each side.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Sides {
+    pub(crate) train: Parts,
+    pub(crate) dev: Parts,
+}
+
+/// A file, or several that follow one another.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "a file or a list of files")]
+pub(crate) enum Parts {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Parts {
+    /// In their order.
+    pub(crate) fn files(&self) -> &[String] {
+        match self {
+            Self::One(file) => std::slice::from_ref(file),
+            Self::Several(files) => files,
+        }
+    }
+}
+
+impl Sides {
+    fn check(&self) -> Result<(), ManifestRule> {
+        let empty = |parts: &Parts| parts.files().is_empty();
+        if empty(&self.train) || empty(&self.dev) { Err(ManifestRule::NoFiles) } else { Ok(()) }
+    }
+}
+
+impl Squad {
+    /// Whether there may be no answer.
+    pub fn version(&self) -> SquadVersion {
+        self.version
+    }
+
+    pub(crate) fn sides(&self) -> &Sides {
+        &self.split.files
+    }
+}
+
+impl Summaries {
+    pub(crate) fn sides(&self) -> &Sides {
+        &self.split.files
+    }
+}
+
+/// How a data set is read, which says what task it is for.
+#[derive(Debug, Clone)]
+pub enum DataFormat {
+    /// `[task.text]`: rows of texts with a class or a score.
+    Table(Table),
+    /// `[task.questions]`
+    Squad(Squad),
+    /// `[task.summaries]`
+    Summaries(Summaries),
+}
+
+/// What is reported of answers, and what of summaries, the headline first.
+const OF_ANSWERS: [Evaluation; 2] = [Evaluation::F1, Evaluation::ExactMatch];
+const OF_SUMMARIES: [Evaluation; 4] =
+    [Evaluation::Rouge1, Evaluation::Rouge2, Evaluation::RougeL, Evaluation::RougeLsum];
+
+impl DataFormat {
+    /// The task's name in an experiment, `[task.NAME]`.
+    pub fn task(&self) -> &'static str {
+        match self {
+            Self::Table(_) => "text",
+            Self::Squad(_) => "questions",
+            Self::Summaries(_) => "summaries",
+        }
+    }
+
+    /// What a model for this data has to predict.
+    pub fn target(&self) -> Target {
+        match self {
+            Self::Table(table) => table.target(),
+            Self::Squad(_) => Target::Answers,
+            Self::Summaries(_) => Target::Summaries,
+        }
+    }
+
+    /// What the task reports, the headline first.
+    pub fn evaluation(&self) -> &[Evaluation] {
+        match self {
+            Self::Table(table) => table.evaluation(),
+            Self::Squad(_) => &OF_ANSWERS,
+            Self::Summaries(_) => &OF_SUMMARIES,
+        }
+    }
+
+    /// Every file that is read.
+    fn files(&self) -> Vec<String> {
+        let of = |sides: &Sides| [sides.train.files(), sides.dev.files()].concat();
+        match self {
+            Self::Table(table) => table.split.files(),
+            Self::Squad(squad) => of(squad.sides()),
+            Self::Summaries(summaries) => of(summaries.sides()),
+        }
+    }
+
+    fn check(&self) -> Result<(), ManifestRule> {
+        match self {
+            Self::Table(table) => table.check(),
+            Self::Squad(squad) => squad.sides().check(),
+            Self::Summaries(summaries) => summaries.sides().check(),
+        }
+    }
 }
 
 /// `[format.delimited]`: text files of one row for each example.
@@ -240,25 +386,28 @@ impl Manifest {
     }
 
     /// How the data set is read, as far as it does not depend on where it comes from; `None` for a checkpoint.
-    pub fn data(&self) -> Option<Table> {
-        self.sources.iter().next().and_then(|source| self.table(source))
+    pub fn data(&self) -> Option<DataFormat> {
+        self.sources.iter().next().and_then(|source| self.format_from(source))
     }
 
     /// How the data set is read if it comes from this source; `None` for a checkpoint.
-    pub(crate) fn table(&self, source: Source) -> Option<Table> {
-        match (&self.format, source) {
+    pub(crate) fn format_from(&self, source: Source) -> Option<DataFormat> {
+        let table = match (&self.format, source) {
             (Format::Checkpoint, _) => None,
+            (Format::Squad(squad), _) => return Some(DataFormat::Squad(squad.clone())),
+            (Format::Summaries(summaries), _) => return Some(DataFormat::Summaries(summaries.clone())),
             (Format::Delimited(table), _) => Some(DelimitedTable::clone(table).into()),
             (Format::Parquet(table), _) => Some(ParquetTable::clone(table).into()),
             (Format::Glue(glue), Source::Hub(_)) => Some(glue.task.on_the_hub()),
             (Format::Glue(glue), _) => glue.task.as_shipped(),
-        }
+        };
+        table.map(DataFormat::Table)
     }
 
     /// Files that may be read, relative to the folder of this source.
     pub(crate) fn files(&self, source: Source) -> Vec<String> {
-        match (self.table(source), source) {
-            (Some(table), _) => table.split.files(),
+        match (self.format_from(source), source) {
+            (Some(format), _) => format.files(),
             (None, Source::Hub(hub)) => hub.files.clone(),
             (None, _) => CHECKPOINT.iter().copied().flatten().map(|file| String::from(*file)).collect(),
         }
@@ -267,7 +416,7 @@ impl Manifest {
     /// What a folder lacks to be this source's.
     pub(crate) fn lacks(&self, source: Source, folder: &Path) -> Vec<String> {
         let is_missing = |file: &str| !folder.join(file).is_file();
-        match (self.table(source), source) {
+        match (self.format_from(source), source) {
             (None, Source::Wheel(_) | Source::Folder(_)) => {
                 let missing = CHECKPOINT.iter().filter(|either| either.iter().all(|file| is_missing(file)));
                 missing.map(|either| either.join(" or ")).collect()
@@ -284,7 +433,7 @@ impl Manifest {
             ref sources => return Err(ManifestRule::Sources(sources.len())),
         }
         for source in self.sources.iter() {
-            if let (Format::Glue(glue), None) = (&self.format, self.table(source)) {
+            if let (Format::Glue(glue), None) = (&self.format, self.format_from(source)) {
                 return Err(ManifestRule::OnlyOnTheHub(glue.task.to_string()));
             }
             let files = self.files(source);
@@ -306,7 +455,7 @@ impl Manifest {
                 }
             }
             files.iter().try_for_each(|file| check_inside(file))?;
-            self.table(source).map_or(Ok(()), |table| table.check())?;
+            self.format_from(source).map_or(Ok(()), |format| format.check())?;
         }
         Ok(())
     }

@@ -30,6 +30,42 @@ pub(crate) fn read(content: Vec<u8>, file: &Path, table: &Table) -> Result<Vec<R
     Ok(rows)
 }
 
+/// Two columns of text in each row.
+pub(crate) fn texts(content: Vec<u8>, file: &Path, names: [&str; 2]) -> Result<Vec<[String; 2]>, TaskError> {
+    let unreadable = |source| TaskError::Parquet { file: file.into(), source: Box::new(source) };
+    let reader = SerializedFileReader::new(Bytes::from(content)).map_err(unreadable)?;
+    let schema = project(&names, reader.metadata().file_metadata().schema(), file)?;
+    let column =
+        |name: &str| schema.get_fields().iter().position(|field| field.name() == name).expect("projected");
+    let places = names.map(|name| (column(name), Column::from(name)));
+    let rows =
+        reader.get_row_iter(Some(schema.clone())).map_err(unreadable)?.enumerate().map(|(index, record)| {
+            let record = record.map_err(unreadable)?;
+            let fields: Vec<&Field> = record.get_column_iter().map(|(_, field)| field).collect();
+            let at_row =
+                |problem| TaskError::Row { file: file.into(), place: Place::Row(index + 1), problem };
+            let text = |(place, column): &(usize, Column)| text(fields[*place], column).map_err(at_row);
+            Ok([text(&places[0])?.into(), text(&places[1])?.into()])
+        });
+    rows.collect()
+}
+
+/// The schema of these columns alone, in the file's order.
+fn project(names: &[&str], schema: &Type, file: &Path) -> Result<Type, TaskError> {
+    let fields = schema.get_fields();
+    let own: Vec<&str> = fields.iter().map(|field| field.name()).collect();
+    if let Some(missing) = names.iter().find(|name| !own.contains(name)) {
+        return Err(TaskError::NoColumn {
+            file: file.into(),
+            column: format!("`{missing}`"),
+            columns: format!("the file has `{}`{}", own.join("`, `"), near(missing, &own)),
+        });
+    }
+    let wanted = fields.iter().filter(|field| names.contains(&field.name())).map(Arc::clone).collect();
+    let part = Type::group_type_builder(schema.name()).with_fields(wanted).build();
+    Ok(part.expect("a part of a valid schema is one"))
+}
+
 /// Where in the rows that are read the table's columns are.
 struct Places {
     /// The file's, of these columns alone.
@@ -43,34 +79,16 @@ impl Places {
     fn find(table: &Table, schema: &Type, file: &Path) -> Result<Self, TaskError> {
         let columns =
             || table.text.iter().chain([&table.label]).chain(table.only.as_ref().map(|only| &only.column));
-        let fields = schema.get_fields();
-        let names: Vec<&str> = fields.iter().map(|field| field.name()).collect();
-        if let Some(missing) = columns().find(|column| !names.contains(&name(column))) {
-            return Err(TaskError::NoColumn {
-                file: file.into(),
-                column: missing.to_string(),
-                columns: format!("the file has `{}`{}", names.join("`, `"), near(name(missing), &names)),
-            });
-        }
-        let wanted: Vec<_> = fields
-            .iter()
-            .filter(|field| columns().any(|column| name(column) == field.name()))
-            .map(Arc::clone)
-            .collect();
+        let schema = project(&columns().map(name).collect::<Vec<_>>(), schema, file)?;
         let index = |column: &Column| {
-            wanted
-                .iter()
-                .position(|field| field.name() == name(column))
-                .expect("every column was found above")
+            let place = schema.get_fields().iter().position(|field| field.name() == name(column));
+            place.expect("every column is in the schema")
         };
         Ok(Self {
             text: table.text.iter().map(index).collect(),
             label: index(&table.label),
             only: table.only.as_ref().map(|only| index(&only.column)),
-            schema: Type::group_type_builder(schema.name())
-                .with_fields(wanted.clone())
-                .build()
-                .expect("a part of a valid schema is one"),
+            schema,
         })
     }
 
@@ -81,11 +99,7 @@ impl Places {
         {
             return Ok(None);
         }
-        let texts =
-            self.text.iter().zip(&table.text).map(|(index, column)| match value(fields[*index], column)? {
-                Value::Text(text) => Ok(text),
-                other => Err(RowProblem::NotText { column: column.to_string(), value: other.spelled() }),
-            });
+        let texts = self.text.iter().zip(&table.text).map(|(index, column)| text(fields[*index], column));
         let (text, pair) = table.texts(texts.collect::<Result<Vec<_>, _>>()?)?;
         let label = table.labels.label(value(fields[self.label], &table.label)?)?;
         Ok(Some(Row { text, pair, label }))
@@ -96,6 +110,13 @@ fn name(column: &Column) -> &str {
     match column {
         Column::Name(name) => name,
         Column::Number(_) => unreachable!("a rule of manifests: columns of Parquet files have names"),
+    }
+}
+
+fn text<'a>(field: &'a Field, column: &Column) -> Result<&'a str, RowProblem> {
+    match value(field, column)? {
+        Value::Text(text) => Ok(text),
+        other => Err(RowProblem::NotText { column: column.to_string(), value: other.spelled() }),
     }
 }
 

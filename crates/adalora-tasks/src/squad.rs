@@ -6,16 +6,21 @@ mod read;
 mod score;
 mod window;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{Example, FileHash};
+use crate::catalogue::Catalogue;
+use crate::dataset::{Dataset, Example, Files, Target, noted, sample};
+use crate::dev::{DevSet, Truth};
 use crate::error::TaskError;
-use crate::fetch::sha256_of;
+use crate::manifest::{DataFormat, Parts};
+use crate::texts::pair;
 
 pub use decode::{Decoding, Found, Span, SpanLogits};
 pub use read::{Answer, Question, QuestionProblem};
@@ -33,6 +38,104 @@ pub enum SquadVersion {
     /// A question may have none, and a model has to say so.
     #[serde(rename = "v2.0")]
     V2,
+}
+
+/// `[task.questions]` of an experiment: which questions, and how answers are looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuestionsSpec {
+    /// Name of a manifest.
+    pub data: String,
+    /// Tokens of a window: special ones, the question, and as much of the context as fits.
+    pub max_length: usize,
+    /// Tokens of the context that neighbouring windows share: `doc_stride` of `run_qa.py`.
+    pub stride: usize,
+    /// Of the tokens of a window, as many of the likeliest first and last ones are put together.
+    #[serde(default = "usual_n_best")]
+    pub n_best: usize,
+    /// Tokens of an answer at most.
+    #[serde(default = "usual_answer")]
+    pub max_answer_length: usize,
+    /// Trains on a sample of this many questions instead of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_rows: Option<usize>,
+    /// Evaluates on a sample of this many questions instead of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev_rows: Option<usize>,
+}
+
+impl QuestionsSpec {
+    /// How answers are looked for.
+    pub fn decoding(&self) -> Decoding {
+        Decoding { n_best: self.n_best, max_answer_length: self.max_answer_length }
+    }
+}
+
+fn usual_n_best() -> usize {
+    Decoding::default().n_best
+}
+
+fn usual_answer() -> usize {
+    Decoding::default().max_answer_length
+}
+
+impl Dataset {
+    /// Reads both sides of the fetched data set `task.data` and cuts them into windows, with the tokenizer in a
+    /// checkpoint's folder.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read or breaks a rule, see [`QuestionProblem`]; an unusable tokenizer; a stride that leaves
+    /// no room; a sample that is too large.
+    pub fn questions(
+        catalogue: &Catalogue,
+        task: &QuestionsSpec,
+        checkpoint: &Path,
+    ) -> Result<Self, TaskError> {
+        let name = &task.data;
+        let (DataFormat::Squad(format), mut files) = Files::of(catalogue, name)? else {
+            return Err(TaskError::OtherTask { name: name.clone(), task: "questions" });
+        };
+        let QuestionsSpec { max_length, stride, .. } = *task;
+        let version = format.version;
+        let encoder = WindowEncoder::open(checkpoint, &SquadSpec { version, max_length, stride })?;
+        files.read.extend_from_slice(&encoder.files);
+        let mut read = |parts: &Parts| {
+            let parts = parts.files().iter().map(|file| {
+                let (path, content) = files.read(file)?;
+                read::read(&content, &path, version)
+            });
+            parts.collect::<Result<Vec<_>, TaskError>>().map(|parts| parts.concat())
+        };
+        let (train, dev) = (read(&format.sides().train)?, read(&format.sides().dev)?);
+        let train_available = train.len();
+        let some = |all: Vec<Question>, asked, key| {
+            let Some(asked) = asked else { return Ok(all) };
+            // In the order of the file, so that questions about a paragraph stay together.
+            let chosen: BTreeSet<_> =
+                sample((0..all.len()).collect(), asked, name, key)?.into_iter().collect();
+            Ok(chosen.into_iter().map(|place| all[place].clone()).collect())
+        };
+        let (train, dev) =
+            (some(train, task.train_rows, "train_rows")?, some(dev, task.dev_rows, "dev_rows")?);
+        let train = Questions::of(train, version, &encoder)?;
+        let dev = Arc::new(Questions::of(dev, version, &encoder)?);
+        let truth = Truth::Questions(Arc::clone(&dev), task.decoding());
+        let left_out =
+            (train.counts.nothing_to_learn, "questions to train on have only such answers: left out");
+        Ok(Self {
+            name: name.clone(),
+            train: train.to_train(),
+            dev: vec![DevSet { name: None, examples: Arc::clone(&dev.examples), truth }],
+            target: Target::Answers,
+            evaluation: DataFormat::Squad(format).evaluation().to_vec(),
+            train_available,
+            notes: [train.counts.notes("to train on"), noted([left_out]), dev.counts.notes("to evaluate on")]
+                .concat(),
+            pad_id: encoder.pad_id,
+            files: files.read,
+        })
+    }
 }
 
 /// How questions are read.
@@ -64,6 +167,29 @@ pub struct QuestionCounts {
     pub several_windows: usize,
 }
 
+impl QuestionCounts {
+    /// As sentences; `which` questions these are. What is left out is not told here.
+    fn notes(&self, which: &str) -> Vec<String> {
+        let Self { unanswerable, misplaced_answers, empty_contexts, cut_questions, several_windows, .. } =
+            *self;
+        noted([
+            (unanswerable, format!("questions {which} have no answer")),
+            (
+                misplaced_answers,
+                format!(
+                    "answers to questions {which} do not stand where the file says: scored, but not learned"
+                ),
+            ),
+            (empty_contexts, format!("questions {which} are about an empty paragraph")),
+            (cut_questions, format!("questions {which} leave no room for a paragraph and lost their end")),
+            (
+                several_windows,
+                format!("questions {which} take several windows of task.questions.max_length tokens"),
+            ),
+        ])
+    }
+}
+
 /// Questions of one file and the windows through which a model sees their contexts.
 #[derive(Debug)]
 pub struct Questions {
@@ -78,8 +204,6 @@ pub struct Questions {
     pub pad_id: u32,
     /// What was found on the way.
     pub counts: QuestionCounts,
-    /// Every file that was read.
-    pub files: Vec<FileHash>,
     version: SquadVersion,
 }
 
@@ -93,7 +217,35 @@ impl Questions {
     pub fn load(file: &Path, spec: &SquadSpec, checkpoint: &Path) -> Result<Self, TaskError> {
         let content = fs::read(file).map_err(TaskError::io(file))?;
         let encoder = WindowEncoder::open(checkpoint, spec)?;
-        let questions = read::read(&content, file, spec.version)?;
+        Self::of(read::read(&content, file, spec.version)?, spec.version, &encoder)
+    }
+
+    /// Questions about paragraphs of their own, whose answers nobody knows: one a line, with a tab before the paragraph.
+    ///
+    /// # Errors
+    ///
+    /// A line without that; an unusable tokenizer; a stride that leaves no room.
+    pub fn ask(
+        lines: &str,
+        task: &QuestionsSpec,
+        version: SquadVersion,
+        checkpoint: &Path,
+    ) -> Result<Self, TaskError> {
+        let QuestionsSpec { max_length, stride, .. } = *task;
+        let encoder = WindowEncoder::open(checkpoint, &SquadSpec { version, max_length, stride })?;
+        let questions = lines.lines().enumerate().map(|(index, line)| {
+            let (text, context) = pair(line, index + 1)?;
+            let id = (index + 1).to_string();
+            Ok(Question { id, text: text.into(), context: context.into(), answers: Vec::new() })
+        });
+        Self::of(questions.collect::<Result<_, TaskError>>()?, version, &encoder)
+    }
+
+    fn of(
+        questions: Vec<Question>,
+        version: SquadVersion,
+        encoder: &WindowEncoder,
+    ) -> Result<Self, TaskError> {
         let encoded = encoder.encode(&questions)?;
         let count = |rule: fn(&Question) -> bool| questions.iter().filter(|question| rule(question)).count();
         let counts = QuestionCounts {
@@ -109,16 +261,7 @@ impl Questions {
             several_windows: encoded.iter().filter(|own| own.windows.len() > 1).count(),
         };
         let (examples, windows): (Vec<_>, Vec<_>) = encoded.into_iter().flat_map(|own| own.windows).unzip();
-        let own = FileHash { file: file.display().to_string(), sha256: sha256_of(&content) };
-        Ok(Self {
-            questions,
-            examples: examples.into(),
-            windows,
-            pad_id: encoder.pad_id,
-            counts,
-            files: std::iter::once(own).chain(encoder.files).collect(),
-            version: spec.version,
-        })
+        Ok(Self { questions, examples: examples.into(), windows, pad_id: encoder.pad_id, counts, version })
     }
 
     /// The examples to train on: those of questions that have an answer to learn, or none to find.

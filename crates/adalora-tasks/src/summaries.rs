@@ -1,152 +1,206 @@
-//! Documents and their summaries: read, tokenized, batched, and scored by ROUGE.
+//! Documents and their summaries: read, tokenized, and scored by ROUGE.
 
-use std::fs;
+use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+use unicode_segmentation::UnicodeSegmentation;
 
-use crate::dataset::{FileHash, Label};
+use crate::catalogue::Catalogue;
+use crate::dataset::{Dataset, Example, Files, Label, Target, noted, sample};
+use crate::dev::{DevSet, Truth};
 use crate::error::{Place, RowProblem, TaskError};
-use crate::fetch::sha256_of;
-use crate::rouge::{Interval, Rouge, bootstrap};
+use crate::manifest::{DataFormat, Parts, Summaries};
+use crate::parquet;
+use crate::rouge::Rouge;
 use crate::rows::Row;
 use crate::tokenize::TextEncoder;
 
-/// Where documents and summaries are found, and how much of them is read.
+/// Which documents with summaries, and how much of them is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SummarySpec {
-    /// Key of the document in an object of the file.
-    pub document: String,
-    /// Key of the summary.
-    pub summary: String,
+pub struct SummariesSpec {
+    /// Name of a manifest.
+    pub data: String,
     /// Tokens of a document at most, special ones included: no more than the model has positions.
     pub max_document: usize,
-    /// Tokens of a summary at most.
+    /// Tokens of a summary at most, in training.
     pub max_summary: usize,
+    /// Trains on a sample of this many pairs instead of all.
+    pub train_rows: Option<usize>,
+    /// Evaluates on a sample of this many pairs instead of all, since generation takes its time.
+    pub dev_rows: Option<usize>,
 }
 
-/// A document and its summary.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SummaryExample {
-    /// Tokens of the document.
-    pub document: Vec<u32>,
-    /// Tokens of the summary, from its first to its end.
-    pub summary: Vec<u32>,
-    /// The summary as it is written.
-    pub reference: String,
-}
-
-/// What a user should know of the pairs. Nothing was left out for any of these.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// Documents that lost their end to [`SummarySpec::max_document`].
-    pub truncated_documents: usize,
-    /// Summaries that lost theirs.
-    pub truncated_summaries: usize,
-    /// Documents without a visible character.
-    pub empty_documents: usize,
-    /// Summaries without one: what is generated for them scores 0.
-    pub empty_summaries: usize,
-}
-
-/// Pairs of one file, tokenized, and the tokenizer for what will be generated.
-pub struct Summaries {
-    /// In the order of the file.
-    pub examples: Vec<SummaryExample>,
-    /// Fills shorter documents of a batch.
-    pub pad_id: u32,
-    /// What was found on the way.
-    pub counted: Counted,
-    /// Every file that was read.
-    pub files: Vec<FileHash>,
-    encoder: TextEncoder,
-}
-
-impl Summaries {
-    /// Reads a file with one JSON object a line, with the tokenizer of a checkpoint.
+impl Dataset {
+    /// Reads and tokenizes both sides of the fetched data set `task.data` with the tokenizer in a checkpoint's folder.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read, or a line that is no object with both texts; an unusable tokenizer.
-    pub fn load(file: &Path, spec: &SummarySpec, checkpoint: &Path) -> Result<Self, TaskError> {
-        let content = fs::read(file).map_err(TaskError::io(file))?;
-        let documents = TextEncoder::open(checkpoint, spec.max_document, 1)?;
-        let encoder = TextEncoder::open(checkpoint, spec.max_summary, 1)?;
-        let pairs = read(&content, file, spec)?;
-        let empty = |texts: fn(&[String; 2]) -> &String| {
-            pairs.iter().filter(|pair| texts(pair).trim().is_empty()).count()
+    /// A file that cannot be read, or a row that has not both texts; an unusable tokenizer; a sample that is too large.
+    pub fn summaries(
+        catalogue: &Catalogue,
+        task: &SummariesSpec,
+        checkpoint: &Path,
+    ) -> Result<Self, TaskError> {
+        let name = &task.data;
+        let (DataFormat::Summaries(format), mut files) = Files::of(catalogue, name)? else {
+            return Err(TaskError::OtherTask { name: name.clone(), task: "summaries" });
         };
-        let (empty_documents, empty_summaries) = (empty(|pair| &pair[0]), empty(|pair| &pair[1]));
-        let references: Vec<String> = pairs.iter().map(|[_, summary]| summary.clone()).collect();
-        let (to_read, to_write): (Vec<_>, Vec<_>) =
-            pairs.into_iter().map(|[document, summary]| (row(document), row(summary))).unzip();
-        let (documents, truncated_documents) = documents.encode(to_read)?;
-        let (summaries, truncated_summaries) = encoder.encode(to_write)?;
-        let texts = documents.into_iter().zip(summaries).zip(references);
-        let examples = texts.map(|((document, summary), reference)| SummaryExample {
-            document: document.ids,
-            summary: summary.ids,
-            reference,
-        });
-        let own = FileHash { file: file.display().to_string(), sha256: sha256_of(&content) };
+        let reader = Reader {
+            documents: TextEncoder::open(checkpoint, task.max_document, 1)?,
+            summaries: TextEncoder::open(checkpoint, task.max_summary, 1)?,
+        };
+        files.read.extend_from_slice(&reader.summaries.files);
+        let mut read = |parts| side(parts, &mut files, &format);
+        let (train, dev) = (read(&format.sides().train)?, read(&format.sides().dev)?);
+        let train_available = train.len();
+        let some = |all, asked, key| match asked {
+            Some(asked) => sample(all, asked, name, key),
+            None => Ok(all),
+        };
+        let (train, dev) =
+            (some(train, task.train_rows, "train_rows")?, some(dev, task.dev_rows, "dev_rows")?);
+        let mut notes = Vec::new();
+        let mut encode = |pairs: &[Pair]| {
+            let (examples, own) = reader.encode(pairs)?;
+            notes.extend(own);
+            Ok::<Arc<[Example]>, TaskError>(examples.into())
+        };
+        let (train, examples) = (encode(&train)?, encode(&dev)?);
+        let pad_id = reader.summaries.pad_id;
+        let references = References { pairs: dev, encoder: reader.summaries };
+        let truth = Truth::Summaries(Arc::new(references));
         Ok(Self {
-            examples: examples.collect(),
-            pad_id: encoder.pad_id,
-            counted: Counted { truncated_documents, truncated_summaries, empty_documents, empty_summaries },
-            files: std::iter::once(own).chain(encoder.files.iter().cloned()).collect(),
-            encoder,
+            name: name.clone(),
+            train,
+            dev: vec![DevSet { name: None, examples, truth }],
+            target: Target::Summaries,
+            evaluation: DataFormat::Summaries(format).evaluation().to_vec(),
+            train_available,
+            notes,
+            pad_id,
+            files: files.read,
         })
     }
+}
 
+/// A document and its summary.
+type Pair = [String; 2];
+
+/// Tokenizes both sides.
+struct Reader {
+    documents: TextEncoder,
+    summaries: TextEncoder,
+}
+
+impl Reader {
+    /// Examples in the order of the pairs, and what a user should know of them. None is left out for any of it.
+    fn encode(&self, pairs: &[Pair]) -> Result<(Vec<Example>, Vec<String>), TaskError> {
+        let side = |place: usize| pairs.iter().map(move |pair| row(pair[place].clone())).collect::<Vec<_>>();
+        let empty = |place: usize| pairs.iter().filter(|pair| pair[place].trim().is_empty()).count();
+        let (documents, cut_documents) = self.documents.encode(side(0))?;
+        let (summaries, cut_summaries) = self.summaries.encode(side(1))?;
+        let notes = noted([
+            (cut_documents, "documents are longer than task.summaries.max_document and lost their end"),
+            (cut_summaries, "summaries are longer than task.summaries.max_summary and lost their end"),
+            (empty(0), "documents are empty"),
+            (empty(1), "summaries are empty: what is generated for them scores 0"),
+        ]);
+        let examples = documents.into_iter().zip(summaries);
+        let examples = examples
+            .map(|(document, summary)| Example { label: Label::Text(summary.ids), ..document })
+            .collect();
+        Ok((examples, notes))
+    }
+}
+
+/// Pairs as they are written, and the way from generated tokens to text.
+pub struct References {
+    pairs: Vec<Pair>,
+    encoder: TextEncoder,
+}
+
+impl fmt::Debug for References {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pairs", self.pairs.len())
+    }
+}
+
+/// Characters of a document that are shown beside what was made of it.
+const SHOWN: usize = 400;
+
+impl References {
     /// The text that generated tokens spell, without special ones.
     ///
     /// # Errors
     ///
     /// If the tokenizer has no way back to text.
-    pub fn text(&self, tokens: &[i64]) -> Result<String, TaskError> {
-        self.encoder.decode(tokens)
+    pub(crate) fn text(&self, tokens: &[i64]) -> Result<String, TaskError> {
+        self.encoder.decode(tokens).map(|text| text.trim().to_owned())
     }
 
-    /// F1 of the four overlaps between generated texts and the examples' summaries, in the examples' order.
-    ///
-    /// # Panics
-    ///
-    /// If there is another number of texts than of examples.
-    pub fn score(&self, generated: &[String]) -> [RougeScore; 4] {
-        assert_eq!(generated.len(), self.examples.len(), "one text for each example");
-        let pairs = self.examples.iter().zip(generated);
-        let f1 = pairs.map(|(example, text)| {
-            let Rouge { rouge1, rouge2, rouge_l, rouge_lsum } = Rouge::score(&example.reference, text);
-            [rouge1, rouge2, rouge_l, rouge_lsum].map(|overlap| overlap.f1)
-        });
-        let f1: Vec<[f64; 4]> = f1.collect();
-        let names = ["rouge1", "rouge2", "rougeL", "rougeLsum"];
-        std::array::from_fn(|kind| {
-            let own: Vec<f64> = f1.iter().map(|scores| scores[kind]).collect();
-            let mean = own.iter().sum::<f64>() / own.len() as f64;
-            RougeScore { name: names[kind], mean, interval: bootstrap(&own) }
-        })
+    /// The overlaps of generated texts with the summaries, in their order.
+    pub(crate) fn score(&self, generated: &[String]) -> Vec<Rouge> {
+        assert_eq!(generated.len(), self.pairs.len(), "one text for each pair");
+        let pairs = self.pairs.par_iter().zip(generated);
+        pairs.map(|([_, summary], text)| Rouge::score(&sentences(summary), &sentences(text))).collect()
+    }
+
+    /// The beginning of each document, its summary, and what was generated.
+    pub(crate) fn outputs(&self, generated: &[String]) -> Vec<Value> {
+        let pairs = self.pairs.iter().zip(generated);
+        let output = |([document, summary], text): (&Pair, &String)| {
+            let shown: String = document.chars().take(SHOWN).collect();
+            json!({ "document": shown, "summary": summary, "generated": text })
+        };
+        pairs.map(output).collect()
     }
 }
 
-/// One of the four overlaps over all examples.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RougeScore {
-    /// As `rouge-score` calls it.
-    pub name: &'static str,
-    /// Mean F1, in 0..1.
-    pub mean: f64,
-    /// How sure that mean is.
-    pub interval: Interval,
+/// A sentence a line, as ROUGE-Lsum counts them. `run_summarization.py` splits by NLTK's Punkt, which knows
+/// abbreviations; we by Unicode's rules (UAX 29), which do not.
+fn sentences(text: &str) -> String {
+    let sentences = text.lines().flat_map(|line| line.unicode_sentences()).map(str::trim);
+    sentences.filter(|sentence| !sentence.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 fn row(text: String) -> Row {
-    // Summaries have their labels in their own tokens.
+    // The label is another text, which is tokenized apart.
     Row { text, pair: None, label: Label::Class(0) }
 }
 
+/// Every document and summary that the data set `name` has to train on.
+pub(crate) fn training_texts(catalogue: &Catalogue, name: &str) -> Result<Vec<String>, TaskError> {
+    let (DataFormat::Summaries(format), mut files) = Files::of(catalogue, name)? else {
+        return Err(TaskError::OtherTask { name: name.into(), task: "summaries" });
+    };
+    Ok(side(&format.sides().train, &mut files, &format)?.into_iter().flatten().collect())
+}
+
+/// The pairs of one side.
+fn side(parts: &Parts, files: &mut Files, format: &Summaries) -> Result<Vec<Pair>, TaskError> {
+    let parts = parts.files().iter().map(|file| {
+        let (path, content) = files.read(file)?;
+        read(content, &path, format)
+    });
+    parts.collect::<Result<Vec<_>, TaskError>>().map(|parts| parts.concat())
+}
+
+/// The pairs of a file, by its ending Parquet or an object of JSON a line.
+fn read(content: Vec<u8>, file: &Path, format: &Summaries) -> Result<Vec<Pair>, TaskError> {
+    let keys = [format.document.as_str(), &format.summary];
+    let is_parquet = file.extension().is_some_and(|ending| ending == "parquet");
+    let pairs = if is_parquet { parquet::texts(content, file, keys)? } else { lines(&content, file, keys)? };
+    if pairs.is_empty() {
+        return Err(TaskError::EmptySplit { file: file.into(), filter: None });
+    }
+    Ok(pairs)
+}
+
 /// Document and summary of each line.
-fn read(content: &[u8], file: &Path, spec: &SummarySpec) -> Result<Vec<[String; 2]>, TaskError> {
+fn lines(content: &[u8], file: &Path, keys: [&str; 2]) -> Result<Vec<Pair>, TaskError> {
     let mut lines: Vec<&[u8]> = content.split(|&byte| byte == b'\n').collect();
     if lines.last().is_some_and(|line| line.is_empty()) {
         lines.pop();
@@ -157,96 +211,65 @@ fn read(content: &[u8], file: &Path, spec: &SummarySpec) -> Result<Vec<[String; 
             problem(RowProblem::Json {
                 // The parser counts lines from the beginning of this one.
                 said: error.to_string().replace(" at line 1 column", " at column"),
-                keys: [spec.document.clone(), spec.summary.clone()],
+                keys: keys.map(String::from),
             })
         })?;
-        let text = |key: &String| match object.get(key) {
+        let text = |key: &str| match object.get(key) {
             Some(Value::String(text)) => Ok(text.clone()),
             Some(Value::Number(value)) => {
-                Err(problem(RowProblem::NotText { column: key.clone(), value: value.to_string() }))
+                Err(problem(RowProblem::NotText { column: key.into(), value: value.to_string() }))
             }
-            Some(Value::Null) => Err(problem(RowProblem::Null { column: key.clone() })),
-            Some(other) => Err(problem(RowProblem::Kind { column: key.clone(), value: other.to_string() })),
+            Some(Value::Null) => Err(problem(RowProblem::Null { column: key.into() })),
+            Some(other) => Err(problem(RowProblem::Kind { column: key.into(), value: other.to_string() })),
             None => Err(problem(RowProblem::NoKey {
-                key: key.clone(),
+                key: key.into(),
                 found: object.keys().cloned().collect::<Vec<_>>(),
             })),
         };
-        Ok([text(&spec.document)?, text(&spec.summary)?])
+        Ok([text(keys[0])?, text(keys[1])?])
     });
-    let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
-    if pairs.is_empty() {
-        return Err(TaskError::EmptySplit { file: file.into(), filter: None });
-    }
-    Ok(pairs)
-}
-
-/// Some examples, padded. Matrices are row-major.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SummaryBatch {
-    /// Examples.
-    pub rows: usize,
-    /// Tokens of the longest document.
-    pub width: usize,
-    /// Tokens of the documents, `(rows, width)`, padded at the end.
-    pub documents: Vec<i64>,
-    /// Whether there is a token, `(rows, width)`.
-    pub mask: Vec<bool>,
-    /// Tokens of the longest summary.
-    pub summary_width: usize,
-    /// Tokens of the summaries, `(rows, summary_width)`; -100 where there is none.
-    pub labels: Vec<i64>,
-}
-
-impl SummaryBatch {
-    /// The examples at `indices`, in that order.
-    pub fn collate(examples: &[SummaryExample], indices: &[usize], pad_id: u32) -> Self {
-        let chosen = || indices.iter().map(|&index| &examples[index]);
-        let [width, summary_width] = [
-            chosen().map(|example| example.document.len()).max().unwrap_or(0),
-            chosen().map(|example| example.summary.len()).max().unwrap_or(0),
-        ];
-        let padded = |tokens: &[u32], width: usize, padding: i64| {
-            let padding = std::iter::repeat_n(padding, width - tokens.len());
-            tokens.iter().map(|&token| token.into()).chain(padding).collect::<Vec<i64>>()
-        };
-        Self {
-            rows: indices.len(),
-            width,
-            documents: chosen().flat_map(|own| padded(&own.document, width, pad_id.into())).collect(),
-            mask: chosen().flat_map(|own| (0..width).map(|column| column < own.document.len())).collect(),
-            summary_width,
-            labels: chosen().flat_map(|own| padded(&own.summary, summary_width, -100)).collect(),
-        }
-    }
-
-    /// Labels that are there: what a loss over tokens is a mean over.
-    pub fn labels(&self) -> usize {
-        self.labels.iter().filter(|&&label| label != -100).count()
-    }
+    pairs.collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::PathBuf;
 
     use super::*;
+    use crate::batch::Batch;
+    use crate::dataset::Labels;
+    use crate::dev::Said;
 
     fn checkpoint() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../reference/values/byte-level")
     }
 
-    fn load(content: &str, max_document: usize) -> Result<Summaries, TaskError> {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = folder.path().join("pairs.jsonl");
-        fs::write(&file, content).expect("a file");
-        let spec = SummarySpec {
-            document: "document".into(),
-            summary: "summary".into(),
-            max_document,
+    fn load(content: &str, change: impl Fn(&mut SummariesSpec)) -> Result<Dataset, TaskError> {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let manifest = r#"
+            description = ""
+            licence = ""
+            source.folder = { path = "ours", how = "they are made up" }
+
+            [format.summaries]
+            document = "document"
+            summary = "summary"
+            split.files = { train = ["pairs.jsonl", "pairs.jsonl"], dev = "pairs.jsonl" }
+        "#;
+        fs::write(root.path().join("some.toml"), manifest).expect("a manifest");
+        fs::create_dir(root.path().join("ours")).expect("a new folder");
+        fs::write(root.path().join("ours/pairs.jsonl"), content).expect("a file");
+        let catalogue = Catalogue::open(root.path(), root.path()).expect("a catalogue");
+        let mut spec = SummariesSpec {
+            data: "some".into(),
+            max_document: 32,
             max_summary: 16,
+            train_rows: None,
+            dev_rows: None,
         };
-        Summaries::load(&file, &spec, &checkpoint())
+        change(&mut spec);
+        Dataset::summaries(&catalogue, &spec, &checkpoint())
     }
 
     const PAIRS: &str = r#"{"document": "The film is long, and the end is not near.", "summary": "A long film", "id": 1}
@@ -254,53 +277,86 @@ mod tests {
 {"document": "", "summary": "Nothing at all is said of the film, and the film says nothing of itself to anyone"}
 "#;
 
-    #[test]
-    fn pairs_are_counted_and_none_is_left_out() {
-        let summaries = load(PAIRS, 8).expect("pairs");
-        let counted = Counted {
-            truncated_documents: 1,
-            truncated_summaries: 1,
-            empty_documents: 1,
-            empty_summaries: 1,
-        };
-        assert_eq!(summaries.counted, counted);
-        let lengths: Vec<_> =
-            summaries.examples.iter().map(|own| (own.document.len(), own.summary.len())).collect();
-        assert_eq!((lengths.len(), lengths[0].0, lengths[2]), (3, 8, (2, 16)));
-        assert_eq!(summaries.files.len(), 3);
-        let spelled = |example: &SummaryExample| {
-            let tokens: Vec<i64> = example.summary.iter().map(|&token| token.into()).collect();
-            summaries.text(&tokens).expect("text")
-        };
-        assert_eq!(spelled(&summaries.examples[0]), "A long film");
-        assert!(summaries.examples[2].reference.starts_with(&spelled(&summaries.examples[2])));
+    fn references(data: &Dataset) -> &References {
+        let Truth::Summaries(references) = &data.dev[0].truth else { panic!("pairs have summaries") };
+        references
     }
 
     #[test]
-    fn batches_are_padded_on_both_sides() {
-        let summaries = load(PAIRS, 32).expect("pairs");
-        let batch = SummaryBatch::collate(&summaries.examples, &[2, 0], summaries.pad_id);
-        let [first, second] = [&summaries.examples[2], &summaries.examples[0]];
-        assert_eq!((batch.rows, batch.width, batch.summary_width), (2, second.document.len(), 16));
-        let tokens = |tokens: &[u32]| tokens.iter().map(|&token| i64::from(token)).collect::<Vec<_>>();
-        assert_eq!(batch.documents[..2], tokens(&first.document)[..]);
-        assert!(batch.documents[2..batch.width].iter().all(|&token| token == i64::from(summaries.pad_id)));
-        assert_eq!(batch.documents[batch.width..], tokens(&second.document)[..]);
-        assert_eq!(batch.mask.iter().filter(|token| **token).count(), 2 + second.document.len());
-        assert_eq!(batch.labels[16..16 + second.summary.len()], tokens(&second.summary)[..]);
-        assert!(batch.labels[16 + second.summary.len()..].iter().all(|&label| label == -100));
-        assert_eq!(batch.labels(), 16 + second.summary.len());
+    fn pairs_are_counted_and_none_is_left_out() {
+        let data = load(PAIRS, |spec| spec.max_document = 8).expect("pairs");
+        let of = |count| {
+            [
+                format!("{count} documents are longer than task.summaries.max_document and lost their end"),
+                format!("{count} summaries are longer than task.summaries.max_summary and lost their end"),
+                format!("{count} documents are empty"),
+                format!("{count} summaries are empty: what is generated for them scores 0"),
+            ]
+        };
+        assert_eq!(data.notes, [of(2), of(1)].concat());
+        // The file twice, and both files of the tokenizer.
+        assert_eq!((data.train.len(), data.dev[0].examples.len(), data.files.len()), (6, 3, 5));
+        let examples = &data.dev[0].examples;
+        let text = |example: &Example| match &example.label {
+            Label::Text(tokens) => tokens.iter().map(|&token| token.into()).collect::<Vec<i64>>(),
+            other => panic!("{other:?}"),
+        };
+        let lengths: Vec<_> = examples.iter().map(|own| (own.ids.len(), text(own).len())).collect();
+        assert_eq!((lengths[0].0, lengths[2]), (8, (2, 16)));
+        let references = references(&data);
+        assert_eq!(references.text(&text(&examples[0])).expect("text"), "A long film");
+        assert!(references.pairs[2][1].starts_with(&references.text(&text(&examples[2])).expect("text")));
+    }
+
+    #[test]
+    fn labels_are_padded_with_what_no_loss_counts() {
+        let data = load(PAIRS, |_| {}).expect("pairs");
+        let (long, short) = (&data.dev[0].examples[2], &data.dev[0].examples[0]);
+        let batch = Batch::collate(&data.dev[0].examples, &[2, 0], data.pad_id);
+        let Labels::Texts { width, tokens } = &batch.labels else { panic!("texts") };
+        let (Label::Text(first), Label::Text(second)) = (&long.label, &short.label) else { panic!("texts") };
+        assert_eq!((batch.rows, batch.width, *width), (2, short.ids.len(), 16));
+        let wide = |tokens: &[u32]| tokens.iter().map(|&token| i64::from(token)).collect::<Vec<_>>();
+        assert_eq!(tokens[..16], wide(first)[..]);
+        assert_eq!(tokens[16..16 + second.len()], wide(second)[..]);
+        assert!(tokens[16 + second.len()..].iter().all(|&token| token == -100));
+        assert_eq!(batch.labels.units(), 16 + second.len());
     }
 
     #[test]
     fn scores_of_the_references_themselves() {
-        let summaries = load(PAIRS, 32).expect("pairs");
-        let texts: Vec<_> = summaries.examples.iter().map(|example| example.reference.clone()).collect();
-        let scores = summaries.score(&texts);
-        // The empty one has nothing in common with itself.
-        assert!(scores.iter().all(|score| (score.mean - 2.0 / 3.0).abs() < 1e-12), "{scores:?}");
-        assert!(
-            scores.iter().all(|score| score.interval.low < score.mean && score.mean < score.interval.high)
+        let data = load(PAIRS, |_| {}).expect("pairs");
+        let tokens = |example: &Example| match &example.label {
+            Label::Text(tokens) => tokens.iter().map(|&token| token.into()).collect(),
+            other => panic!("{other:?}"),
+        };
+        let said = Said::Texts(data.dev[0].examples.iter().map(tokens).collect());
+        let scored = data.dev[0].score(said, &data.evaluation).expect("text");
+        // The second has nothing in common with itself, and the third lost its end.
+        for ((name, score), (of, interval)) in scored.scores.iter().zip(&scored.intervals) {
+            assert_eq!(name, of);
+            assert!((0.5..0.667).contains(score), "{name}: {score}");
+            assert!(interval.low < *score && *score < interval.high, "{name}: {interval:?}");
+        }
+        assert_eq!(scored.scores.len(), 4);
+        assert_eq!(scored.outputs[0]["generated"], "A long film");
+    }
+
+    #[test]
+    fn a_sentence_is_a_line() {
+        let text = "It ran. It fell, e.g. twice!\nWas it him? \n";
+        assert_eq!(sentences(text), "It ran.\nIt fell, e.g. twice!\nWas it him?");
+    }
+
+    #[test]
+    fn a_sample_is_taken_of_either_side() {
+        let sample = |train, dev| load(PAIRS, |spec| (spec.train_rows, spec.dev_rows) = (train, dev));
+        let data = sample(Some(4), Some(2)).expect("as many");
+        assert_eq!((data.train.len(), data.train_available, data.dev[0].examples.len()), (4, 6, 2));
+        let error = sample(None, Some(4)).expect_err("too many").to_string();
+        assert_eq!(
+            error,
+            "dev_rows (4) must be 1 to 3, the examples that `some` has there; leave it out for all"
         );
     }
 
@@ -308,7 +364,7 @@ mod tests {
     fn lines_that_are_no_pair() {
         let error = |line: &str| {
             let content = format!("{}\n{line}\n", PAIRS.lines().next().expect("a line"));
-            let text = load(&content, 32).err().expect("a malformed line").to_string();
+            let text = load(&content, |_| {}).expect_err("a malformed line").to_string();
             text[text.find("line 2").expect("the line's number")..].to_owned()
         };
         insta::assert_snapshot!(
@@ -323,6 +379,6 @@ mod tests {
             ]
             .join("\n")
         );
-        assert!(load("", 32).err().expect("no pair").to_string().contains("holds no examples"));
+        assert!(load("", |_| {}).expect_err("no pair").to_string().contains("holds no examples"));
     }
 }

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use crate::dataset::{Example, Label};
+use crate::dataset::{Example, Label, noted};
 use crate::error::TaskError;
 use crate::rows::Row;
 use crate::tokenize::TextEncoder;
 
 /// Texts, or pairs of them, as tokens.
-#[derive(Debug)]
 pub struct Texts {
     /// One for each line. Labels say nothing: all are class 0.
     pub examples: Vec<Example>,
@@ -16,6 +15,7 @@ pub struct Texts {
     pub truncated: usize,
     /// The token that pads a batch.
     pub pad_id: u32,
+    encoder: TextEncoder,
 }
 
 impl Texts {
@@ -31,15 +31,35 @@ impl Texts {
             if texts == 1 {
                 return Ok(Row { text: line.into(), pair: None, label });
             }
-            match line.split('\t').collect::<Vec<_>>().as_slice() {
-                [text, pair] => Ok(Row { text: (*text).into(), pair: Some((*pair).into()), label }),
-                found => Err(TaskError::NotAPair { line: index + 1, tabs: found.len() - 1 }),
-            }
+            let (text, pair) = pair(line, index + 1)?;
+            Ok(Row { text: text.into(), pair: Some(pair.into()), label })
         });
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
         let encoder = TextEncoder::open(checkpoint, max_length, texts)?;
         let (examples, truncated) = encoder.encode(rows)?;
-        Ok(Self { examples, truncated, pad_id: encoder.pad_id })
+        Ok(Self { examples, truncated, pad_id: encoder.pad_id, encoder })
+    }
+
+    /// What a user should know of the texts; `limit` is the setting that was too small for some.
+    pub fn notes(&self, limit: &str) -> Vec<String> {
+        noted([(self.truncated, format!("text(s) are longer than {limit} and lost their end"))])
+    }
+
+    /// The text that generated tokens spell, without special ones.
+    ///
+    /// # Errors
+    ///
+    /// If the tokenizer has no way back to text.
+    pub fn text(&self, tokens: &[i64]) -> Result<String, TaskError> {
+        self.encoder.decode(tokens)
+    }
+}
+
+/// The two sides of a line, which has this number.
+pub(crate) fn pair(line: &str, number: usize) -> Result<(&str, &str), TaskError> {
+    match line.split('\t').collect::<Vec<_>>().as_slice() {
+        [first, second] => Ok((first, second)),
+        found => Err(TaskError::NotAPair { line: number, tabs: found.len() - 1 }),
     }
 }
 
@@ -66,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_no_pair_is_named() {
-        let error = read("the cat\ta dog\nthe cat\n", 8, 2).unwrap_err().to_string();
+        let error = read("the cat\ta dog\nthe cat\n", 8, 2).err().expect("no pair").to_string();
         assert_eq!(
             error,
             "line 2 has 0 tabs; this task has pairs: write the two texts with one tab between them"

@@ -33,11 +33,11 @@ fn count(examples: &[Example]) -> Vec<usize> {
     for example in examples {
         let class = match &example.label {
             Label::Class(class) => *class,
-            Label::Span(_) => unreachable!("GLUE has no spans"),
             Label::Scores(scores) => {
                 assert!((0.0..=5.0).contains(&scores[0]));
                 0
             }
+            other => panic!("GLUE has no {other:?}"),
         };
         counts.resize(counts.len().max(class + 1), 0);
         counts[class] += 1;

@@ -103,7 +103,7 @@ impl<'a> Decoding<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Activation, BartCheckpoint, BartConfig, Source};
+    use crate::{Activation, BartConfig, Checkpoint, Source};
 
     fn bart() -> Bart {
         let config = BartConfig {
@@ -127,8 +127,8 @@ mod tests {
             eos_token_id: 2,
             decoder_start_token_id: 2,
         };
-        let checkpoint = BartCheckpoint::random(config, 3);
-        Bart::new(checkpoint.config(), None, |name| checkpoint.tensor(name))
+        let checkpoint = Checkpoint::untrained(config, 3);
+        Bart::of(&checkpoint, None, Device::Cpu)
     }
 
     /// Rows change places and items leave: the logits are those of the whole sequences.

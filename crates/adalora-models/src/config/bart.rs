@@ -1,11 +1,8 @@
 //! `config.json` of a BART encoder-decoder.
 
-use std::path::Path;
-
 use serde::Deserialize;
 
 use super::{Activation, LinearShape, layer_norm, usual_range};
-use crate::ModelError;
 
 /// Sizes of BART. Keys that we do not read are about other things.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -74,21 +71,7 @@ struct Fixed {
 pub(crate) const POSITION_OFFSET: i64 = 2;
 
 impl BartConfig {
-    /// Reads `config.json` of a checkpoint's folder.
-    ///
-    /// # Errors
-    ///
-    /// A file that is missing or malformed, or describes a model that we do not have.
-    pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        let (path, text) = super::read(folder)?;
-        Self::parse(&text).map_err(|rule| ModelError::Config { path, rule })
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        let family = super::model_type(text)?;
-        if family != "bart" {
-            return Err(format!("model_type is `{family}`; the family that generates text is: bart"));
-        }
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let config: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         for (key, heads) in [
             ("encoder_attention_heads", config.encoder_attention_heads),
@@ -110,11 +93,6 @@ impl BartConfig {
             }
         }
         Ok(config)
-    }
-
-    /// What `transformers` puts before the path of every layer.
-    pub fn prefix(&self) -> &'static str {
-        "model."
     }
 
     /// The linear layers, in the order of the forward pass: those that adapters can be put on. The layer that gives the

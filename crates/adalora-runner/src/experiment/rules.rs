@@ -88,6 +88,14 @@ impl Rules {
         }
     }
 
+    /// Data that a manifest names, which takes a tokenizer to read.
+    fn data(&mut self, table: &str, data: &str, model: &ModelSpec) {
+        self.hold(&format!("{table}.data"), !data.trim().is_empty(), || "is empty; name a manifest".into());
+        self.hold(table, matches!(model, ModelSpec::Pretrained(_)), || {
+            "needs [model.pretrained]: a random encoder has no tokenizer".into()
+        });
+    }
+
     fn model_and_task(&mut self, spec: &RunSpec) {
         match &spec.model {
             ModelSpec::Pretrained(model) => {
@@ -131,8 +139,7 @@ impl Rules {
         }
         match &spec.task {
             TaskSpec::Text(text) => {
-                let named = !text.data.trim().is_empty();
-                self.hold("task.text.data", named, || "is empty; name a manifest".into());
+                self.data("task.text", &text.data, &spec.model);
                 self.at_least(
                     "task.text.max_length",
                     text.max_length,
@@ -140,9 +147,34 @@ impl Rules {
                     ": two tokens are the frame of a sentence",
                 );
                 self.at_least("task.text.train_rows", text.train_rows, 1, "; leave it out to train on all");
-                self.hold("task.text", matches!(spec.model, ModelSpec::Pretrained(_)), || {
-                    "needs [model.pretrained]: a random encoder has no tokenizer".into()
-                });
+            }
+            TaskSpec::Questions(questions) => {
+                let table = "task.questions";
+                self.data(table, &questions.data, &spec.model);
+                let least = questions.stride.saturating_add(1);
+                self.at_least(
+                    &format!("{table}.max_length"),
+                    questions.max_length,
+                    least,
+                    ": neighbouring windows share `stride` tokens of the paragraph",
+                );
+                self.at_least(&format!("{table}.n_best"), questions.n_best, 1, "");
+                self.at_least(&format!("{table}.max_answer_length"), questions.max_answer_length, 1, "");
+                let all = "; leave it out to take all";
+                self.at_least(&format!("{table}.train_rows"), questions.train_rows, 1, all);
+                self.at_least(&format!("{table}.dev_rows"), questions.dev_rows, 1, all);
+            }
+            TaskSpec::Summaries(summaries) => {
+                let table = "task.summaries";
+                self.data(table, &summaries.data, &spec.model);
+                let frame = ": two tokens are the frame of a text";
+                self.at_least(&format!("{table}.max_document"), summaries.max_document, 3, frame);
+                self.at_least(&format!("{table}.max_summary"), summaries.max_summary, 3, frame);
+                let share = "it is the share that all tokens are given";
+                self.below_one(&format!("{table}.label_smoothing"), summaries.label_smoothing, share);
+                let all = "; leave it out to take all";
+                self.at_least(&format!("{table}.train_rows"), summaries.train_rows, 1, all);
+                self.at_least(&format!("{table}.dev_rows"), summaries.dev_rows, 1, all);
             }
             TaskSpec::Planted(planted) => {
                 self.patterns(

@@ -1,7 +1,8 @@
 //! What an experiment file says, table by table.
 
 use adalora::{AdamWSpec, BudgetSpec, Form, ImportanceSpec, OrthogonalityForm, ScalePolicy};
-use adalora_models::{Placement, Precision, Tuning};
+use adalora_models::{Generation, Placement, Precision, Tuning};
+use adalora_tasks::{QuestionsSpec, SummariesSpec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -100,22 +101,110 @@ pub struct RandomEncoder {
     pub seed: u64,
 }
 
-/// `[task.text]` or `[task.planted]`
+/// `[task.text]`, `[task.questions]`, `[task.summaries]` or `[task.planted]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskSpec {
     /// Sentences or pairs of them with a label, from a manifest in `datasets/`.
     Text(adalora_tasks::TaskSpec),
+    /// Questions whose answers stand in a text, from a manifest.
+    Questions(QuestionsSpec),
+    /// Documents with a summary each, from a manifest.
+    Summaries(Summaries),
     /// A synthetic teacher: the frozen encoder plus increments of known rank in known layers.
     Planted(Planted),
 }
 
 impl TaskSpec {
     /// Every kind of task with what it is.
-    pub const KINDS: [(&str, &str); 2] = [
+    pub const KINDS: [(&str, &str); 4] = [
         ("text", "sentences or pairs of them with a class or a score"),
+        ("questions", "questions whose answers stand in a text, as SQuAD has them"),
+        ("summaries", "documents with a summary each, which a model with a decoder writes"),
         ("planted", "what a teacher says that differs from the encoder in known layers"),
     ];
+}
+
+impl TaskSpec {
+    /// The name in an experiment file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "text",
+            Self::Questions(_) => "questions",
+            Self::Summaries(_) => "summaries",
+            Self::Planted(_) => "planted",
+        }
+    }
+
+    /// The manifest that it is read by.
+    pub fn data(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(&text.data),
+            Self::Questions(questions) => Some(&questions.data),
+            Self::Summaries(summaries) => Some(&summaries.data),
+            Self::Planted(_) => None,
+        }
+    }
+
+    /// Longest sequences that a model has to have positions for, by key.
+    pub fn lengths(&self) -> Vec<(String, usize)> {
+        let own = |key: &str, length: usize| (format!("task.{}.{key}", self.name()), length);
+        match self {
+            Self::Text(text) => vec![own("max_length", text.max_length)],
+            Self::Questions(questions) => vec![own("max_length", questions.max_length)],
+            Self::Summaries(Summaries { max_document, max_summary, .. }) => {
+                vec![own("max_document", *max_document), own("max_summary", *max_summary)]
+            }
+            Self::Planted(_) => Vec::new(),
+        }
+    }
+
+    /// How a text is written, where one is.
+    pub fn generation(&self) -> Option<&Generation> {
+        match self {
+            Self::Summaries(summaries) => Some(&summaries.generation),
+            _ => None,
+        }
+    }
+
+    /// Probability that the loss gives to all tokens alike instead of the right one.
+    pub fn label_smoothing(&self) -> f64 {
+        match self {
+            Self::Summaries(summaries) => summaries.label_smoothing,
+            _ => 0.0,
+        }
+    }
+}
+
+/// `[task.summaries]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Summaries {
+    /// Name of a manifest.
+    pub data: String,
+    /// Tokens of a document at most, special ones included; what is longer loses its end.
+    pub max_document: usize,
+    /// Tokens of a summary at most, in training.
+    pub max_summary: usize,
+    /// Probability that the loss gives to all tokens alike instead of the right one.
+    #[serde(default)]
+    pub label_smoothing: f64,
+    /// Trains on a sample of this many pairs instead of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_rows: Option<usize>,
+    /// Evaluates on a sample of this many pairs instead of all, since generation takes its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev_rows: Option<usize>,
+    /// How summaries are written in an evaluation.
+    pub generation: Generation,
+}
+
+impl Summaries {
+    /// What is read of them.
+    pub fn reading(&self) -> SummariesSpec {
+        let Self { data, max_document, max_summary, train_rows, dev_rows, .. } = self.clone();
+        SummariesSpec { data, max_document, max_summary, train_rows, dev_rows }
+    }
 }
 
 /// `[task.planted]`: token sequences are random, labels are what the teacher's classifier says of them.
