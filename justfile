@@ -56,6 +56,10 @@ predict RUN *ARGS: setup
 export RUN OUT *ARGS: setup
     @cargo run -q -p adalora-runner -- export "$@"
 
+# Make an adapter of PEFT usable like a run's: just import ADAPTER OUT --checkpoint bert-tiny --data rotten-tomatoes
+import ADAPTER OUT *ARGS: setup
+    @cargo run -q -p adalora-runner -- import "$@"
+
 # Write a finished run as a checkpoint that transformers loads
 merge RUN OUT: setup
     @cargo run -q -p adalora-runner -- merge "$@"
@@ -93,6 +97,7 @@ test-events: setup
 # Load exported adapters and merged checkpoints with PEFT and transformers, in a Python environment of its own (2.5 GB)
 test-formats: setup test-events
     reference/python.sh reference/formats_check.py
+    reference/python.sh reference/bart_check.py
 
 # Compare the CUDA kernels with their references on the GPUs of this machine; without one it fails
 test-cuda: setup

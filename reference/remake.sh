@@ -66,6 +66,7 @@ cd "$here"
 "$python" bert.py --bert-tiny "$BERT_TINY"
 "$python" tied.py
 "$PYTHON_ADAPTERS" methods.py --official "$OFFICIAL"
+"$python" peft_adapters.py
 "$python" spans.py
 "$python" bart.py
 "$PYTHON_TOKENS" sentencepiece_tokens.py --reviews "$REVIEWS"

@@ -1,9 +1,11 @@
 //! Adapter folders of PEFT, AdaLoRA or LoRA, whole and by themselves: read, turned into plain LoRA, written.
 //!
 //! Modules have the names that they have in the base model, the family's prefix included. What an increment is
-//! multiplied by is `lora_alpha / init_r` for AdaLoRA, as [`store`](crate::store) writes it; PEFT divides by
-//! `init_r + 1e-5`, which makes its increments smaller by a factor of `1 - 1e-5 / init_r`. Plain LoRA has no such
-//! difference.
+//! multiplied by is `lora_alpha / init_r` for an AdaLoRA that [`store`](crate::store) has written, and
+//! `lora_alpha / (init_r + 1e-5)` for one that PEFT has, as it was trained. PEFT divides ours by `init_r + 1e-5` too, which
+//! makes increments smaller by a factor of `1 - 1e-5 / init_r`. Plain LoRA has no such difference.
+
+mod config;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,6 +13,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tch::Tensor;
 
+use self::config::Settings;
 use crate::layout::Form;
 use crate::store::{CONFIG, StoreError, TENSORS, read_tensors, write};
 
@@ -91,11 +94,7 @@ impl PeftAdapter {
             Some("LORA") => (Form::Lora, ".weight", &["lora_A", "lora_B"][..]),
             _ => return Err(rule("peft_type must be ADALORA or LORA".into())),
         };
-        for key in ["use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "alora_invocation_tokens"] {
-            if config.get(key).is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false))) {
-                return Err(rule(format!("`{key}` is set; only the plain product of factors can be read")));
-            }
-        }
+        let settings = Settings::read(&config, form).map_err(rule)?;
         let path = folder.join(TENSORS);
         let problem =
             |name: &str, rule: String| StoreError::Tensor { path: path.clone(), name: name.into(), rule };
@@ -134,8 +133,11 @@ impl PeftAdapter {
                 return Err(problem(&name, "has not the rank of its counterparts".into()));
             }
             let lambda = lambda.map(|lambda| lambda.squeeze_dim(1));
-            let scale = scale(&config, form, &module, a.size()[0] as usize).map_err(rule)?;
+            let scale = settings.scale(&module, a.size()[0] as usize).map_err(rule)?;
             increments.insert(module, Increment { a, b, lambda, scale });
+        }
+        if let Some(module) = settings.without_tensors(|name| increments.contains_key(name)) {
+            return Err(rule(format!("rank_pattern has `{module}`, of which there are no tensors")));
         }
         Ok(Self { form, config, increments, extras })
     }
@@ -153,6 +155,22 @@ impl PeftAdapter {
     /// What is trained beside increments, by name in the base model.
     pub fn extras(&self) -> &BTreeMap<String, Tensor> {
         &self.extras
+    }
+
+    /// The configuration as PEFT reads it.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// Adds a tensor that is trained beside increments, as part of what PEFT calls `module`.
+    pub fn add_extra(&mut self, module: &str, name: String, tensor: Tensor) {
+        let modules = self.config.entry("modules_to_save").or_insert(Value::Null);
+        let named = modules.as_array().is_some_and(|modules| modules.iter().any(|own| own == module));
+        if !named {
+            let known = modules.as_array().cloned().unwrap_or_default();
+            *modules = known.into_iter().chain([module.into()]).collect();
+        }
+        self.extras.insert(name, tensor);
     }
 
     /// The same for PEFT's AdaLoRA, with modules named in full. Tensors and scales stay as they are.
@@ -258,40 +276,6 @@ impl PeftAdapter {
         }
         write(folder, Value::Object(self.config.clone()), &tensors)
     }
-}
-
-/// What the configuration says that a module's product is multiplied by.
-fn scale(config: &Map<String, Value>, form: Form, module: &str, rank: usize) -> Result<f64, String> {
-    let number = |key: &str| {
-        config.get(key).and_then(Value::as_f64).ok_or_else(|| format!("`{key}` must be a number"))
-    };
-    if form == Form::Svd {
-        return Ok(number("lora_alpha")? / number("init_r")?);
-    }
-    let patterns = config.get("alpha_pattern").and_then(Value::as_object).into_iter().flatten();
-    let mut alphas = Vec::new();
-    for (pattern, alpha) in patterns {
-        let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
-        let name = pattern.strip_prefix('^');
-        if !name.unwrap_or(pattern).chars().all(plain) {
-            return Err(format!(
-                "`{pattern}` of alpha_pattern is a regular expression; only names can be read"
-            ));
-        }
-        let inner = name.is_none() && module.ends_with(&format!(".{pattern}"));
-        if inner || module == name.unwrap_or(pattern) {
-            let wrong = || format!("`{pattern}` of alpha_pattern must have a number");
-            alphas.push(alpha.as_f64().ok_or_else(wrong)?);
-        }
-    }
-    let alpha = match alphas.as_slice() {
-        [] => number("lora_alpha")?,
-        [alpha] => *alpha,
-        // PEFT takes the first of the file.
-        _ => return Err(format!("alpha_pattern has several values for `{module}`")),
-    };
-    let root = config.get("use_rslora").and_then(Value::as_bool) == Some(true);
-    Ok(alpha / if root { (rank as f64).sqrt() } else { rank as f64 })
 }
 
 /// A pattern that PEFT matches with this module and no other one of `modules`: it takes a name for the end of one.
@@ -423,8 +407,6 @@ mod tests {
         assert!(error.contains("`use_dora` is set; only the plain product"), "{error}");
         let error = with("\"LORA\"", "\"LOHA\"");
         assert!(error.contains("peft_type must be ADALORA or LORA"), "{error}");
-        let error = with("\"alpha_pattern\": {", "\"alpha_pattern\": { \".*fc\": 2,");
-        assert!(error.contains("`.*fc` of alpha_pattern is a regular expression"), "{error}");
         std::fs::remove_file(&path).unwrap();
         let error = PeftAdapter::open(run.path()).unwrap_err().to_string();
         assert!(error.contains("adapter_config.json"), "{error}");

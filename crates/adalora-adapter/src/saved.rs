@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use crate::arena::Arena;
 use crate::layout::{Form, Layout, Triplets};
-use crate::store::{StoreError, read_tensors};
+use crate::peft::PeftAdapter;
+use crate::store::{CONFIG, StoreError};
 
-/// The increments of a folder that [`store::save`](crate::store::save) wrote, without what is outside the adapters.
+/// The increments of an adapter folder, without what is outside the adapters.
 #[derive(Debug)]
 pub struct Saved {
     form: Form,
@@ -28,72 +28,30 @@ struct SavedAdapter {
     scale: f64,
 }
 
-/// What PEFT's configurations say of scales.
-#[derive(Deserialize)]
-struct Config {
-    peft_type: String,
-    lora_alpha: f64,
-    r: usize,
-    init_r: Option<usize>,
-    #[serde(default)]
-    alpha_pattern: std::collections::BTreeMap<String, f64>,
-}
-
 impl Saved {
     /// Reads a folder. `prefix` is what PEFT's model puts before a layer's path, such as `bert.`.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read, or a factor without its counterpart.
+    /// What [`PeftAdapter::open`] refuses; a module without the prefix.
     pub fn open(folder: &Path, prefix: &str) -> Result<Self, StoreError> {
-        let path = folder.join("adapter_config.json");
-        let io = |source| StoreError::Io { path: path.clone(), source };
-        let text = std::fs::read_to_string(&path).map_err(io)?;
-        let config: Config = serde_json::from_str(&text).map_err(|error| io(error.into()))?;
-        let (form, end) = match config.peft_type.as_str() {
-            "ADALORA" => (Form::Svd, ""),
-            "LORA" => (Form::Lora, ".weight"),
-            other => {
-                return Err(io(std::io::Error::other(format!("peft_type is {other}, not ADALORA or LORA"))));
-            }
-        };
-        let path = folder.join("adapter_model.safetensors");
-        let tensors = read_tensors(&path)?;
-        let root = format!("base_model.model.{prefix}");
+        let peft = PeftAdapter::open(folder)?;
         let mut adapters = Vec::new();
-        for (name, q) in &tensors {
-            let site = name.strip_prefix(&root).and_then(|name| name.strip_suffix(&format!(".lora_A{end}")));
-            let Some(site) = site else { continue };
-            let counterpart = |what: &str, shape: &dyn Fn(&[i64]) -> bool| {
-                let name = format!("{root}{site}.{what}{end}");
-                let rule = match tensors.get(&name) {
-                    Some(tensor) if shape(&tensor.size()) => return Ok(tensor.shallow_clone()),
-                    Some(tensor) => {
-                        format!("is {:?}, which does not fit its lora_A of {:?}", tensor.size(), q.size())
-                    }
-                    None => "is missing beside its lora_A".to_owned(),
-                };
-                Err(StoreError::Tensor { path: path.clone(), name, rule })
-            };
-            let rank = q.size()[0];
-            let b = counterpart("lora_B", &|shape| shape.len() == 2 && shape[1] == rank)?;
-            let lambda = match form {
-                Form::Svd => Some(counterpart("lora_E", &|shape| shape == [rank, 1])?.squeeze_dim(1)),
-                Form::Lora => None,
-            };
-            let scale = match form {
-                Form::Svd => config.lora_alpha / config.init_r.unwrap_or(config.r) as f64,
-                Form::Lora => config.alpha_pattern.get(site).unwrap_or(&config.lora_alpha) / rank as f64,
+        for (module, own) in peft.increments() {
+            let Some(path) = module.strip_prefix(prefix) else {
+                let rule =
+                    format!("`{module}` does not start with `{prefix}`, as the layers of this model do");
+                return Err(StoreError::Config { path: folder.join(CONFIG), rule });
             };
             adapters.push(SavedAdapter {
-                path: site.to_owned(),
-                q: q.shallow_clone(),
-                p: b.tr(),
-                lambda,
-                scale,
+                path: path.to_owned(),
+                q: own.a.shallow_clone(),
+                p: own.b.tr(),
+                lambda: own.lambda.as_ref().map(Tensor::shallow_clone),
+                scale: own.scale,
             });
         }
-        Ok(Self { form, adapters })
+        Ok(Self { form: peft.form(), adapters })
     }
 
     /// Every reason why it cannot be the start of adapters that are laid out like this.

@@ -313,7 +313,7 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<
     std::fs::write(path, bytes).map_err(|source| StoreError::Io { path: path.to_owned(), source })
 }
 
-/// Reads all tensors of a safetensors file, which must be f32, to the CPU.
+/// Reads all tensors of a safetensors file to the CPU, as f32: of 32 bits, or of 16, of which every value is one of f32.
 ///
 /// # Errors
 ///
@@ -324,17 +324,17 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, StoreError>
         .map_err(|source| StoreError::Format { path: path.to_owned(), source })?;
     file.iter()
         .map(|(name, view)| {
-            if view.dtype() != Dtype::F32 {
-                let rule = format!("is {:?}, expected F32", view.dtype());
-                return Err(StoreError::Tensor { path: path.to_owned(), name: name.to_owned(), rule });
-            }
-            let values: Vec<f32> = view
-                .data()
-                .chunks_exact(4)
-                .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of four")))
-                .collect();
+            let kind = match view.dtype() {
+                Dtype::F32 => Kind::Float,
+                Dtype::F16 => Kind::Half,
+                Dtype::BF16 => Kind::BFloat16,
+                other => {
+                    let rule = format!("is {other:?}, expected F32, F16 or BF16");
+                    return Err(StoreError::Tensor { path: path.to_owned(), name: name.to_owned(), rule });
+                }
+            };
             let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
-            Ok((name.to_owned(), Tensor::from_slice(&values).view(shape.as_slice())))
+            Ok((name.to_owned(), Tensor::from_data_size(view.data(), &shape, kind).to_kind(Kind::Float)))
         })
         .collect()
 }

@@ -2,6 +2,7 @@
 
 use crate::record::Experiment;
 use crate::results::Results;
+use crate::samples::Samples;
 use crate::settings;
 use crate::study::{Study, Tables};
 use crate::svg::escape;
@@ -22,11 +23,17 @@ th { font-weight: 600; }
 tbody tr:hover { background: #f3f6f9; }
 ul { font-size: 0.87rem; color: #444; padding-left: 1.1rem; }
 ul.failed { color: #a33; }
+blockquote { font-size: 0.87rem; color: #666; border-left: 3px solid #ddd; margin: 1.2rem 0 0.4rem; padding-left: 0.8rem; }
 svg { max-width: 100%; height: auto; display: block; }
 ";
 
 /// The page, from the pictures and tables made for the other files.
-pub(crate) fn page(experiment: &Experiment, results: &Results, pictures: &[(&str, Option<&str>)]) -> String {
+pub(crate) fn page(
+    experiment: &Experiment,
+    results: &Results,
+    pictures: &[(&str, Option<&str>)],
+    samples: Option<&Samples>,
+) -> String {
     let name = escape(&experiment.name);
     let task = escape(results.task());
     let mut body = format!("<h1>{name}</h1>\n<p class=\"task\">Dev scores on {task}</p>\n");
@@ -43,6 +50,9 @@ pub(crate) fn page(experiment: &Experiment, results: &Results, pictures: &[(&str
     }
     for (title, picture) in pictures.iter().filter_map(|(title, picture)| Some((title, (*picture)?))) {
         body.push_str(&section(title, picture));
+    }
+    if let Some(samples) = samples {
+        body.push_str(&section("Samples", &samples.html()));
     }
     if let Some(differences) = settings::differences(experiment) {
         body.push_str(&section("Settings that differ", &differences.html()));

@@ -15,6 +15,7 @@ mod ladder;
 mod record;
 mod results;
 mod runs;
+mod samples;
 mod settings;
 mod significance;
 mod statistics;
@@ -38,7 +39,7 @@ pub use runs::runs_csv;
 pub use statistics::RunCounts;
 pub use tensorboard::{EVENTS_FILE, EventFile};
 
-/// Writes `report/table.{md,csv,tex}`, pictures and `report.html` into the folder of an experiment,
+/// Writes `report/table.{md,csv,tex}`, pictures, `samples.md` where models write, and `report.html` into the folder of an experiment,
 /// and returns the Markdown, which reads well in a terminal too. With `[sweep]` each cell gets these, and the experiment
 /// the tables over all cells.
 ///
@@ -81,6 +82,7 @@ fn write_cell(experiment_dir: &Path) -> Result<String, ReportError> {
     let curves = curves::draw(&experiment, results.headline());
     let factors = curves::draw_factors(&experiment);
     let trajectory = trajectory::draw(&experiment)?;
+    let samples = samples::read(experiment_dir, &experiment)?;
     let page = html::page(
         &experiment,
         &results,
@@ -90,7 +92,9 @@ fn write_cell(experiment_dir: &Path) -> Result<String, ReportError> {
             ("Ranks over the steps", trajectory.as_deref()),
             ("P, Q and importance over the steps", factors.as_deref()),
         ],
+        samples.as_ref(),
     );
+    let samples = samples.map(|samples| samples.markdown(&experiment.name));
     let markdown = results.markdown();
 
     let (csv, latex) = (results.csv(), results.latex());
@@ -102,6 +106,7 @@ fn write_cell(experiment_dir: &Path) -> Result<String, ReportError> {
         ("curves.svg", Some(&*curves)),
         ("trajectory.svg", trajectory.as_deref()),
         ("factors.svg", factors.as_deref()),
+        ("samples.md", samples.as_deref()),
         ("report.html", Some(&*page)),
     ];
     write_all(experiment_dir, files.into_iter().filter_map(|(name, contents)| Some((name, contents?))))?;

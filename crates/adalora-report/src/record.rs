@@ -397,7 +397,7 @@ impl Run {
             seed,
             status,
             settings: read_settings(&dir.join(SETTINGS_FILE))?,
-            log: read_log(&dir.join(METRICS_FILE))?,
+            log: read_lines(&dir.join(METRICS_FILE))?,
             ranks: read_ranks(&dir.join(RANKS_FILE))?,
             result,
         })
@@ -449,7 +449,8 @@ fn whole_lines(text: &str) -> &str {
     &text[..text.rfind('\n').map_or(0, |end| end + 1)]
 }
 
-fn read_log(path: &Path) -> Result<Vec<LogRecord>, ReportError> {
+/// A file of an object of JSON a line, which need not exist. A last line without a newline is left out.
+pub(crate) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, ReportError> {
     let text = read_text(path)?.unwrap_or_default();
     let parse = |(i, line)| serde_json::from_str(line).map_err(|error| malformed_json(path, i + 1, &error));
     whole_lines(&text).lines().enumerate().map(parse).collect()
@@ -462,7 +463,7 @@ impl LogRecord {
     ///
     /// A line that is malformed.
     pub fn read(path: &Path) -> Result<Vec<Self>, ReportError> {
-        read_log(path)
+        read_lines(path)
     }
 }
 

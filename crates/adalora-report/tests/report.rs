@@ -327,3 +327,26 @@ fn every_run_is_a_row_whatever_its_state() {
     approx::assert_abs_diff_eq!(score("best_accuracy"), score("last_accuracy") + 0.01, epsilon = 1e-12);
     assert_eq!((finished["last_step"].as_str(), finished["head_parameters"].as_str()), ("200", "258"));
 }
+
+#[test]
+fn what_models_wrote_stands_side_by_side() {
+    let folder = empty(&["lora", "adalora"]);
+    for variant in ["lora", "adalora"] {
+        add_finished(folder.path(), result(variant, 1, 0.5, None));
+        let output = |number: usize| {
+            let (document, generated) = (format!("Document <{number}>"), format!("{variant} says\n{number}"));
+            serde_json::json!({ "document": document, "summary": "A | summary", "generated": generated })
+        };
+        let lines: String = (0..20).map(|number| format!("{}\n", output(number))).collect();
+        fs::write(folder.path().join(variant).join("seed-1/outputs.jsonl"), lines).unwrap();
+    }
+    write(folder.path()).unwrap();
+    let samples = fs::read_to_string(folder.path().join("report/samples.md")).unwrap();
+    assert_eq!(samples.matches("\n> Document").count(), 8);
+    assert!(
+        samples.contains("- right: A \\| summary\n- lora: lora says 2\n- adalora: adalora says 2\n"),
+        "{samples}"
+    );
+    let page = fs::read_to_string(folder.path().join("report/report.html")).unwrap();
+    assert!(page.contains("<blockquote>Document &lt;17&gt;</blockquote>"), "{page}");
+}

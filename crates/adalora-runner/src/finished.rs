@@ -1,4 +1,4 @@
-//! A finished run, to be used: its settings, and its trained model.
+//! A finished run, to be used: its settings, and its trained model. An adapter that was imported is used in the same way.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,22 +9,73 @@ use adalora_models::{Checkpoint, Dropouts, Model, Purpose, Settled};
 use adalora_report::{SETTINGS_FILE, STATUS_FILE, Status};
 use adalora_tasks::{Catalogue, DataFormat};
 use anyhow::{Context, Result, bail, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use crate::experiment::{ModelSpec, RunSpec};
+use crate::experiment::{AdapterSpec, ModelSpec, TaskSpec};
 use crate::plan::{checkpoint_folder, purpose};
 use crate::run_folder::ADAPTER;
 
-/// A run that has ended on its budget. Between two allocations all triplets live again, so that no other run has a
-/// pattern of ranks to speak of.
+/// Where the folder of an imported adapter says what it is. A run has `status.json` and `provenance.json` for it.
+pub(crate) const IMPORTED_FILE: &str = "imported.json";
+
+/// A run that has ended on its budget, or an imported adapter. Between two allocations all triplets live again, so that
+/// no other run has a pattern of ranks to speak of.
 #[derive(Debug)]
 pub struct FinishedRun {
     folder: PathBuf,
-    spec: RunSpec,
+    spec: UsedSpec,
     seed: u64,
     /// The dtype that its encoder computed in.
     precision: Settled,
+}
+
+/// What use is made of a run's settings: all that an imported adapter has of them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UsedSpec {
+    /// `[model]`
+    pub model: ModelSpec,
+    /// `[task]`; an adapter may be imported without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskSpec>,
+    /// `[adapter]`
+    pub adapter: AdapterSpec,
+    /// `[train]`
+    pub train: UsedTrainSpec,
+}
+
+/// How predictions are made: as dev scores in training, so that they are the same numbers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UsedTrainSpec {
+    /// Examples in one forward pass.
+    pub batch_size: usize,
+    /// CPU threads.
+    pub threads: usize,
+}
+
+/// That a folder holds what may be used, of a run or imported.
+///
+/// # Errors
+///
+/// A folder that is neither, or a run that has not finished.
+pub(crate) fn ensure_finished(folder: &Path) -> Result<()> {
+    if folder.join(IMPORTED_FILE).is_file() {
+        return Ok(());
+    }
+    let path = folder.join(STATUS_FILE);
+    let status = fs::read_to_string(&path).with_context(|| path.display().to_string()).context(
+        "a run folder is expected, such as runs/NAME/VARIANT/seed-1, or one that `adalora import` made",
+    )?;
+    let status: Status = serde_json::from_str(&status).with_context(|| path.display().to_string())?;
+    ensure!(
+        matches!(status, Status::Finished { .. }),
+        "{} is {} at step {}: ranks hold from the last allocation on, and a run has an adapter once it is finished. \
+         Start it again with `adalora run`, which goes on where it was",
+        folder.display(),
+        status.state(),
+        status.step()
+    );
+    Ok(())
 }
 
 impl FinishedRun {
@@ -38,33 +89,24 @@ impl FinishedRun {
             let path = folder.join(name);
             fs::read_to_string(&path).with_context(|| path.display().to_string())
         };
-        let status =
-            read(STATUS_FILE).context("a run folder is expected, such as runs/NAME/VARIANT/seed-1")?;
-        let status: Status = serde_json::from_str(&status).with_context(|| STATUS_FILE.to_owned())?;
-        ensure!(
-            matches!(status, Status::Finished { .. }),
-            "{} is {} at step {}: ranks hold from the last allocation on, and a run has an adapter once it is finished. \
-             Start it again with `adalora run`, which goes on where it was",
-            folder.display(),
-            status.state(),
-            status.step()
-        );
+        ensure_finished(folder)?;
         let mut settings: toml::Table =
             read(SETTINGS_FILE)?.parse().with_context(|| SETTINGS_FILE.to_owned())?;
         let seed = settings.remove("seed").and_then(|seed| seed.as_integer());
         let seed = seed.with_context(|| format!("{SETTINGS_FILE} has no seed"))? as u64;
-        let spec = RunSpec::deserialize(settings)
+        let spec = UsedSpec::deserialize(settings)
             .with_context(|| format!("{}/{SETTINGS_FILE} is of another version", folder.display()))?;
         #[derive(Deserialize)]
         struct Provenance {
             precision: Settled,
         }
-        let Provenance { precision } = serde_json::from_str(&read("provenance.json")?)?;
+        let provenance = if folder.join(IMPORTED_FILE).is_file() { IMPORTED_FILE } else { "provenance.json" };
+        let Provenance { precision } = serde_json::from_str(&read(provenance)?)?;
         Ok(Self { folder: folder.to_owned(), spec, seed, precision })
     }
 
     /// Its settings.
-    pub fn spec(&self) -> &RunSpec {
+    pub fn spec(&self) -> &UsedSpec {
         &self.spec
     }
 
@@ -96,7 +138,13 @@ impl FinishedRun {
     ///
     /// A synthetic task; a data set without a manifest.
     pub fn data(&self, catalogue: &Catalogue) -> Result<DataFormat> {
-        match self.spec.task.data() {
+        let Some(task) = &self.spec.task else {
+            bail!(
+                "{} was imported without a task: import it again with --data, the data set that its head was trained for",
+                self.folder.display()
+            )
+        };
+        match task.data() {
             Some(data) => Ok(catalogue.data(data)?),
             None => bail!(
                 "{} was trained on a synthetic task, which has no texts: take a run of a task on text",
@@ -131,7 +179,7 @@ pub(crate) struct Trained {
 
 impl Trained {
     /// Reads the folder.
-    pub(crate) fn open(folder: &Path, spec: &RunSpec) -> Result<Self> {
+    pub(crate) fn open(folder: &Path, spec: &UsedSpec) -> Result<Self> {
         let (peft, extras) = if spec.adapter.form().is_some() {
             let peft = PeftAdapter::open(folder)?;
             let extras = peft.extras().iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
@@ -153,7 +201,7 @@ impl Trained {
     fn model(
         mut self,
         checkpoint: &Checkpoint,
-        spec: &RunSpec,
+        spec: &UsedSpec,
         precision: Settled,
         purpose: Purpose,
         seed: u64,

@@ -17,6 +17,7 @@
 //! | a finished run, to be used | [`finished`] |
 //! | what it says of texts; its adapter for PEFT; a checkpoint with it merged in | [`predict`], [`export`], [`merge`] |
 //! | a model to be trained from scratch | [`init_bart`] |
+//! | an adapter of PEFT, to be used like a finished run | [`import`] |
 //! | the signals that end them early | [`stop`] |
 //! | the synthetic teacher task | [`planted`] |
 
@@ -26,6 +27,7 @@ pub mod experiment;
 pub mod export;
 pub mod finished;
 pub mod grid;
+pub mod import;
 mod inference;
 pub mod init_bart;
 pub mod libtorch;

@@ -16,7 +16,7 @@ use adalora_runner::run_folder::{Found, find};
 use adalora_runner::slurm::{self, Frozen, Request};
 use adalora_runner::stop::Stop;
 use adalora_runner::workspace::Workspace;
-use adalora_runner::{check, export, grid, libtorch, merge, pattern_file, predict, sweep, worker};
+use adalora_runner::{check, export, grid, import, libtorch, merge, pattern_file, predict, sweep, worker};
 use adalora_tasks::{Catalogue, Fetched, Hub, Progress};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -64,6 +64,8 @@ enum Command {
     Predict(PredictArgs),
     /// Write the adapter of a finished run for PEFT.
     Export(ExportArgs),
+    /// Make an adapter of PEFT usable: `predict`, `export`, `merge` and `[warm_start]` take the new folder like a run's.
+    Import(ImportArgs),
     /// Write a finished run as a checkpoint that `transformers` loads, its increments added to the weights.
     Merge {
         /// The run's folder, such as `runs/quickstart/adalora/seed-1`.
@@ -222,6 +224,23 @@ enum Formats {
 }
 
 #[derive(Args)]
+struct ImportArgs {
+    /// The adapter's folder, AdaLoRA or LoRA, as PEFT's `save_pretrained` or `adalora export` wrote it.
+    adapter: PathBuf,
+    /// The folder to be made.
+    out: PathBuf,
+    /// The checkpoint that it was trained on: a name of `adalora list`, or a folder.
+    #[arg(long, value_name = "NAME")]
+    checkpoint: String,
+    /// The data set that its head was trained for; without it, it can be exported and started from.
+    #[arg(long, value_name = "NAME")]
+    data: Option<String>,
+    /// Tokens of a text, special ones included, as in experiments; 128 if absent, for questions 384.
+    #[arg(long, value_name = "N", requires = "data")]
+    max_length: Option<usize>,
+}
+
+#[derive(Args)]
 struct TaskArgs {
     /// The folder with the list.
     list: PathBuf,
@@ -265,6 +284,7 @@ fn main() -> ExitCode {
         Command::Task(args) => task(&args),
         Command::Predict(args) => predict(&args),
         Command::Export(args) => export(&args),
+        Command::Import(args) => import(&args),
         Command::Merge { run, out } => merge(&run, &out),
         Command::Schema => schema(),
         Command::Fetch(args) => fetch(&args),
@@ -631,6 +651,21 @@ fn export(args: &ExportArgs) -> Result<ExitCode> {
     };
     let ranks = export::export(&FinishedRun::open(&args.run)?, &args.out, format)?;
     println!("{}: {} modules of rank {}", args.out.display(), ranks.len(), span(&ranks));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn import(args: &ImportArgs) -> Result<ExitCode> {
+    let request = import::Request {
+        checkpoint: &args.checkpoint,
+        data: args.data.as_deref(),
+        max_length: args.max_length,
+    };
+    let catalogue = Workspace::find()?.catalogue()?;
+    let imported = import::import(&args.adapter, &args.out, &request, &catalogue)?;
+    println!("{}: {} modules of rank {}", args.out.display(), imported.ranks.len(), span(&imported.ranks));
+    if !imported.taken.is_empty() {
+        println!("of the checkpoint, as the adapter lacks them: {}", imported.taken.join(", "));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -30,7 +30,9 @@ const TOKENIZER: [&str; 8] = [
 ///
 /// If something is there.
 pub(crate) fn new_folder(out: &Path) -> Result<()> {
-    let free = fs::read_dir(out).map_or(!out.exists(), |mut entries| entries.next().is_none());
+    // What a link stands for is not ours to write to.
+    let free =
+        !out.is_symlink() && fs::read_dir(out).map_or(!out.exists(), |mut entries| entries.next().is_none());
     ensure!(free, "{} is there already: give the name of a new folder", out.display());
     fs::create_dir_all(out).with_context(|| out.display().to_string())
 }

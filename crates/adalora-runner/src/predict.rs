@@ -57,7 +57,8 @@ pub fn predict(
     let batch_size = spec.train.batch_size;
     tch::set_num_threads(spec.train.threads as i32);
     let model = || run.model(adapter, catalogue, device);
-    let (said, notes) = match (&spec.task, &format) {
+    let Some(task) = &spec.task else { bail!("without a task there is no data") };
+    let (said, notes) = match (task, &format) {
         (TaskSpec::Text(task), DataFormat::Table(table)) => {
             let texts = Texts::read(texts, &checkpoint, task.max_length, table.text_columns())?;
             let rows = |batch: &Batch, model: &Model| {

@@ -210,17 +210,23 @@ pub fn hashes(spec: &RunSpec, plan: &Plan, dataset: &Dataset) -> Result<Vec<File
     let mut paths: Vec<PathBuf> = spec.adapter.ranks().map(PathBuf::from).into_iter().collect();
     if let Some(warm_start) = &spec.warm_start {
         let run = Path::new(&warm_start.run);
-        paths.extend([run.join(SETTINGS_FILE), run.join("adapter/adapter_model.safetensors")]);
+        let files = [SETTINGS_FILE, "adapter/adapter_config.json", "adapter/adapter_model.safetensors"];
+        paths.extend(files.map(|name| run.join(name)));
     }
     if let Some(checkpoint) = &plan.checkpoint {
         paths.extend([checkpoint.join("config.json"), adalora_models::tensors_file(checkpoint)?]);
     }
     for path in paths {
-        let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        files.push(FileHash { file: path.display().to_string(), sha256 });
+        files.push(hash(&path)?);
     }
     Ok(files)
+}
+
+/// A file with its hash.
+pub(crate) fn hash(path: &Path) -> Result<FileHash> {
+    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+    let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(FileHash { file: path.display().to_string(), sha256 })
 }
 
 /// Largest resident memory of this process so far, in bytes.

@@ -51,12 +51,12 @@ pub enum Found {
 }
 
 /// All settings of a run and its seed, as `resolved.toml` has them.
-pub fn resolved(spec: &RunSpec, seed: u64) -> String {
+pub fn resolved(spec: &impl Serialize, seed: u64) -> String {
     #[derive(Serialize)]
-    struct Resolved<'a> {
+    struct Resolved<'a, Spec> {
         seed: u64,
         #[serde(flatten)]
-        spec: &'a RunSpec,
+        spec: &'a Spec,
     }
     toml::to_string(&Resolved { seed, spec }).expect("settings can be written as TOML")
 }

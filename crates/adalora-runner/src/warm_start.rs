@@ -4,11 +4,13 @@ use std::path::Path;
 
 use adalora::Layout;
 use adalora_adapter::Saved;
-use adalora_report::{SETTINGS_FILE, STATUS_FILE, Status, WarmStart};
+use adalora_report::{SETTINGS_FILE, WarmStart};
 use sha2::{Digest, Sha256};
 
 use crate::experiment::{ModelSpec, RunSpec};
-use crate::run_folder::identity;
+use crate::finished::ensure_finished;
+use crate::run_folder::{ADAPTER, identity};
+use crate::worker::in_one_line;
 
 /// The adapter to start from, and which one it is.
 #[derive(Debug)]
@@ -20,7 +22,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads the adapter of a finished run, which must fit `layout`. `prefix` is what PEFT's model puts before a layer's
+    /// Reads the adapter of a finished run or an imported one, which must fit `layout`. `prefix` is what PEFT's model puts before a layer's
     /// path.
     ///
     /// # Errors
@@ -32,16 +34,12 @@ impl Source {
             let path = folder.join(name);
             std::fs::read_to_string(&path).map_err(|error| one(format!("{}: {error}", path.display())))
         };
-        let status: Status =
-            serde_json::from_str(&text(STATUS_FILE)?).map_err(|error| one(error.to_string()))?;
-        if !matches!(status, Status::Finished { .. }) {
-            return Err(one(format!("is {}: start from a finished run", status.state())));
-        }
+        ensure_finished(folder).map_err(|error| one(in_one_line(&error)))?;
         let settings = text(SETTINGS_FILE)?;
         let theirs: toml::Table =
             settings.parse().map_err(|error: toml::de::Error| one(error.to_string()))?;
         let mut problems = other_model(&theirs, &own.model).into_iter().collect::<Vec<_>>();
-        let adapter = folder.join("adapter");
+        let adapter = folder.join(ADAPTER);
         let saved = Saved::open(&adapter, prefix).map_err(|error| one(error.to_string()))?;
         problems.extend(saved.misfits(layout));
         if !problems.is_empty() {

@@ -7,11 +7,13 @@ mod workspace;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use adalora_adapter::{Increment, PeftAdapter};
 use adalora_models::Checkpoint;
+use adalora_runner::provenance::Program;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 use workspace::{Workspace, assert_code, text};
 
@@ -120,7 +122,11 @@ fn json(path: &Path) -> Value {
 
 /// Logits of the dev sentences.
 fn logits(workspace: &Workspace, more: &[&str]) -> Tensor {
-    let output = workspace.adalora(&[&["predict", RUN, "dev.txt", "--format", "jsonl"], more].concat());
+    logits_of(workspace, RUN, more)
+}
+
+fn logits_of(workspace: &Workspace, run: &str, more: &[&str]) -> Tensor {
+    let output = workspace.adalora(&[&["predict", run, "dev.txt", "--format", "jsonl"], more].concat());
     assert_code(&output, 0);
     let values: Vec<f32> = text(&output.stdout)
         .lines()
@@ -149,6 +155,8 @@ fn predictions_and_formats_are_the_trained_model() {
         own.argmax(1, false).eq_tensor(&Tensor::from_slice(&labels)).sum(Kind::Int64).int64_value(&[]);
     let result = json(&workspace.path(RUN).join("result.json"));
     assert_eq!(result["last"]["scores"]["accuracy"].as_f64(), Some(right as f64 / DEV as f64));
+
+    assert_provenance(&workspace);
 
     // Standard input, and columns.
     let mut child = workspace.command(&["predict", RUN]);
@@ -187,7 +195,46 @@ fn predictions_and_formats_are_the_trained_model() {
         let again = workspace.adalora(&[&["export", RUN, out], options].concat());
         assert_code(&again, 2);
         assert!(text(&again.stderr).contains("is there already"), "{}", text(&again.stderr));
+
+        // And imported: the increments bit for bit where nothing was folded, and a folder like the run's.
+        let back = format!("{out}-back");
+        let checkpoint = material("bert-tiny").display().to_string();
+        let options = ["--checkpoint", &checkpoint, "--data", "reviews", "--max-length", "40"];
+        assert_code(&workspace.adalora(&[&["import", out, &back], &options[..]].concat()), 0);
+        let deltas = |folder: &str| -> Vec<_> {
+            let adapter = PeftAdapter::open(&workspace.path(folder)).unwrap();
+            let live = adapter.increments().iter().filter(|(_, increment)| increment.rank() > 0);
+            live.map(|(module, increment)| (module.clone(), increment.delta())).collect()
+        };
+        let (then, now) = (deltas(&format!("{RUN}/adapter")), deltas(&format!("{back}/adapter")));
+        assert_eq!(then.len(), now.len());
+        for ((module, then), (same, now)) in then.iter().zip(&now) {
+            assert_eq!(module, same);
+            let largest = then.abs().max().double_value(&[]);
+            let bound = if out == "out/adalora" { 0.0 } else { 4.0 * f64::from(f32::EPSILON) * largest };
+            let found = difference(then, now);
+            assert!(largest > 0.0 && found <= bound, "{out}, {module}: {found} of {largest}");
+        }
+        let found = difference(&own, &logits_of(&workspace, &back, &[]));
+        // In batches of another size, so that sums round differently.
+        assert!(found < 1e-5, "{back}: {found}");
+        assert_code(&workspace.adalora(&["merge", &back, &format!("{out}-merged")]), 0);
     }
+    // A run starts from an imported adapter as from another run.
+    let warm = fs::read_to_string(workspace.path("experiments/reviews.toml")).unwrap();
+    workspace.write("warm", &(warm + "[warm_start]\nrun = \"out/adalora-back\"\n"));
+    let checked = workspace.adalora(&["check", "warm"]);
+    assert_code(&checked, 0);
+    assert!(text(&checked.stdout).contains("start      the adapter of out/adalora-back"));
+    workspace.write(
+        "plain",
+        &fs::read_to_string(workspace.path("experiments/warm.toml"))
+            .unwrap()
+            .replace("adalora-back", "lora-back"),
+    );
+    let checked = workspace.adalora(&["check", "plain"]);
+    assert_code(&checked, 2);
+    assert!(text(&checked.stderr).contains("is of [adapter.lora], and this is [adapter.svd]"));
     // The adapter matters: of another seed's start, without increments, nothing would be the same.
     let none = workspace.path("out/none");
     fs::create_dir_all(&none).unwrap();
@@ -222,6 +269,63 @@ fn predictions_and_formats_are_the_trained_model() {
     assert_eq!(config["architectures"][0], "BertForSequenceClassification");
     assert!(workspace.path("out/merged/tokenizer.json").is_file());
     Checkpoint::open(&workspace.path("out/merged")).unwrap();
+}
+
+/// Program, libraries, machine, files and costs are those of the run.
+#[track_caller]
+fn assert_provenance(workspace: &Workspace) {
+    let record = json(&workspace.path(RUN).join("provenance.json"));
+    let own = Program::own();
+    assert_eq!(record["adalora"], env!("CARGO_PKG_VERSION"));
+    assert_eq!((&record["source"], &record["profile"]), (&own.source.into(), &own.profile.into()));
+    let git = |arguments: &[&str]| {
+        let output =
+            Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output().ok()?;
+        output.status.success().then(|| text(&output.stdout).trim().to_owned())
+    };
+    // Of a checkout that is one of this repository's commits.
+    assert_eq!(record["commit"].as_str(), own.commit.as_deref());
+    assert_eq!(own.commit.is_some(), git(&["rev-parse", "HEAD"]).is_some());
+    if let Some(commit) = &own.commit {
+        assert_eq!(git(&["cat-file", "-t", commit]).as_deref(), Some("commit"), "{commit}");
+    }
+    assert_eq!(record["modified"].as_bool(), own.modified);
+    assert_eq!(
+        (&record["tch"], &record["threads"], &record["precision"]),
+        (&"0.24.0".into(), &1.into(), &"f32".into())
+    );
+    assert!(record["libtorch"].as_str().unwrap().starts_with("2.11."), "{record}");
+    let attempt = &record["attempts"][0];
+    assert_eq!((&attempt["device"], &attempt["from_step"]), (&"cpu".into(), &0.into()));
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!(attempt["host"], host);
+    assert!(!attempt["cpu"].as_str().unwrap().is_empty());
+    let result = json(&workspace.path(RUN).join("result.json"));
+    for name in ["wall_seconds", "peak_rss_bytes"] {
+        assert!(
+            record[name].as_f64() >= result[name].as_f64() && result[name].as_f64() > Some(0.1),
+            "{name}"
+        );
+    }
+    assert!(record["peak_rss_bytes"].as_u64() > Some(50 << 20), "{record}");
+
+    let tiny = material("bert-tiny");
+    let paths = [
+        workspace.path(".materials/reviews/train.tsv"),
+        workspace.path(".materials/reviews/dev.tsv"),
+        tiny.join("tokenizer.json"),
+        tiny.join("config.json"),
+        tiny.join("model.safetensors"),
+    ];
+    let files = record["files"].as_array().unwrap();
+    assert_eq!(files.len(), paths.len(), "{record}");
+    for path in paths {
+        let hash: String =
+            Sha256::digest(fs::read(&path).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let found = files.iter().find(|file| file["file"].as_str().unwrap().ends_with(name));
+        assert_eq!(found.map(|file| file["sha256"].clone()), Some(hash.into()), "{name}");
+    }
 }
 
 #[test]

@@ -208,7 +208,10 @@ fn a_warm_start_takes_the_increments_and_says_from_where() {
     let status = workspace.path("runs/small/run/seed-1/status.json");
     fs::write(&status, "{\"state\": \"interrupted\", \"step\": 3}").unwrap();
     let problems = refused(&workspace, "unfinished", &(SMALL.to_owned() + base));
-    assert!(problems.contains("is interrupted: start from a finished run"), "{problems}");
+    assert!(
+        problems.contains("is interrupted at step 3: ranks hold from the last allocation on"),
+        "{problems}"
+    );
     let output = workspace.adalora(&["export-pattern", "runs/small/run/seed-1", "pattern.toml"]);
     assert_code(&output, 2);
     assert!(text(&output.stderr).contains("is interrupted: its ranks are not final"));

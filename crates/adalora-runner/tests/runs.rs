@@ -194,7 +194,64 @@ fn a_run_that_diverges_is_marked_failed_with_its_step() {
         assert_eq!(status["state"], "failed", "{status}");
         let reason = status["reason"].as_str().unwrap();
         assert!(reason.starts_with("the loss is ") && reason.contains(" at step 2"), "{variant}: {reason}");
+        // The others went on; at the end all of them are named.
+        let said = text(&output.stderr);
+        let last: Vec<_> = said.lines().rev().take(3).collect();
+        let own = last.iter().find(|line| line.starts_with(variant)).expect("it is named at the end");
+        assert!(own.contains("seed 1 failed: the loss is "), "{said}");
     }
+}
+
+#[test]
+fn a_run_whose_process_dies_does_not_hold_up_the_others() {
+    let long = SMALL.replace("steps = 31", "steps = 400").replace("record_every = 5", "record_every = 1");
+    let workspace = Workspace::new("small", &long);
+    let arguments = ["run", "small", "--seed", "1", "--jobs", "1"];
+    let sweep = workspace.command(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = workspace.path("runs/small/adalora/seed-1/metrics.jsonl");
+    let patience = Instant::now() + Duration::from_secs(180);
+    while fs::metadata(&begun).map_or(0, |metadata| metadata.len()) == 0 {
+        assert!(Instant::now() < patience, "the run does not start");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let claim = fs::read_to_string(workspace.path("runs/small/adalora/.seed-1.lock")).unwrap();
+    let words: Vec<_> = claim.split_whitespace().collect();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!((words[0], &words[2..]), ("process", &["on", host.as_str()][..]), "{claim}");
+    let pid = rustix::process::Pid::from_raw(words[1].parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+
+    let output = sweep.wait_with_output().unwrap();
+    assert_code(&output, 1);
+    let said = text(&output.stderr);
+    let last = said.lines().rfind(|line| line.contains("failed")).unwrap();
+    assert!(last.contains("seed 1 failed: the run's process ended with signal: 9"), "{said}");
+    let status = |variant: &str| json(&workspace, &format!("runs/small/{variant}/seed-1/status.json"));
+    assert_eq!(status("adalora")["state"], "failed");
+    assert!(status("adalora")["reason"].as_str().unwrap().contains("signal: 9"));
+    for variant in ["random", "lora"] {
+        assert_eq!(status(variant)["state"], "finished", "{variant}");
+    }
+
+    // A table of all of them, and none is lost: the same command takes it up.
+    let rows = || {
+        assert_code(&workspace.adalora(&["results"]), 0);
+        let mut reader = csv::Reader::from_path(workspace.path("runs/results.csv")).unwrap();
+        let header = reader.headers().unwrap().clone();
+        let column = |name: &str| header.iter().position(|own| own == name).unwrap();
+        let (run, state) = (column("run"), column("state"));
+        let rows = reader.records().map(|row| row.unwrap());
+        let mut rows: Vec<_> = rows.map(|row| format!("{} {}", &row[run], &row[state])).collect();
+        rows.sort();
+        rows
+    };
+    let of = |state| {
+        let runs = [("adalora", state), ("lora", "finished"), ("random", "finished")];
+        runs.map(|(variant, state)| format!("small/{variant}/seed-1 {state}"))
+    };
+    assert_eq!(rows(), of("failed"));
+    assert_code(&workspace.adalora(&arguments), 0);
+    assert_eq!(rows(), of("finished"));
 }
 
 #[test]
@@ -228,7 +285,17 @@ fn an_interrupted_sweep_ends_cleanly_and_goes_on() {
     for variant in ["adalora", "random", "lora"] {
         let run = format!("runs/small/{variant}/seed-1");
         assert_eq!(metrics(&workspace, &run), metrics(&undisturbed, &run));
+        assert_eq!(event_file_lengths(&workspace, &run), event_file_lengths(&undisturbed, &run));
     }
+}
+
+/// Of each event file of a run. Numbers in them have one length, but for steps.
+fn event_file_lengths(workspace: &Workspace, run: &str) -> Vec<u64> {
+    let files = fs::read_dir(workspace.path(run)).unwrap().map(Result::unwrap);
+    let files = files.filter(|file| file.file_name().to_string_lossy().contains("tfevents"));
+    let lengths: Vec<_> = files.map(|file| file.metadata().unwrap().len()).collect();
+    assert_eq!(lengths.len(), 1, "one for each run");
+    lengths
 }
 
 #[test]
