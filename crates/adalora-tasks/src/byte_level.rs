@@ -57,9 +57,12 @@ pub(crate) fn train(texts: &[String], size: usize) -> Result<Tokenizer, ByteLeve
         .build()
         .map_err(ByteLevelError::Refused)?;
     // A text may hold special tokens, which are not spelled.
-    let texts =
-        texts.iter().map(|text| SPECIAL.iter().fold(text.clone(), |text, token| text.replace(token, " ")));
-    learner.train(&mut trainer, texts).map_err(ByteLevelError::Refused)?;
+    let pieces = texts.iter().flat_map(|text| {
+        SPECIAL.iter().fold(vec![text.as_str()], |pieces, token| {
+            pieces.into_iter().flat_map(|piece| piece.split(token)).collect()
+        })
+    });
+    learner.train(&mut trainer, pieces).map_err(ByteLevelError::Refused)?;
     let model = serde_json::to_value(learner.get_model()).expect("a model can be written");
     whole(model["vocab"].as_object().expect("a vocabulary is an object"), &model["merges"])
 }
@@ -134,6 +137,9 @@ mod tests {
         let other = train(&reversed, 300).expect("a tokenizer");
         let spelled = tokenizer.to_string(false).expect("JSON");
         assert_eq!(spelled, other.to_string(false).expect("JSON"));
+        let gapped: Vec<_> = texts().iter().map(|text| format!("{text} <mask>")).collect();
+        let gapped = train(&gapped, 300).expect("a tokenizer");
+        assert_eq!(spelled, gapped.to_string(false).expect("JSON"));
         assert_eq!(tokenizer.get_vocab_size(true), 300);
         assert_eq!(SPECIAL.map(|token| tokenizer.token_to_id(token)), [0, 1, 2, 3, 4].map(Some));
 
