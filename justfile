@@ -107,6 +107,12 @@ test-cuda: setup
 cuda-bundle DIR: setup
     @python3 scripts/cuda_bundle.py "$1"
 
+# Give a reader inputs of a fuzzer's until one breaks it, or for SECONDS: just fuzz pickle 600; see docs/fuzzing.md
+fuzz TARGET SECONDS="300": setup
+    cargo build --config fuzz/coverage.toml --target x86_64-unknown-linux-gnu --target-dir target/fuzz -p adalora-fuzz --features libfuzzer
+    mkdir -p target/fuzz/corpus/"$1" target/fuzz/found
+    FUZZ_TARGET="$1" target/fuzz/x86_64-unknown-linux-gnu/debug/fuzz -max_total_time="$2" -timeout=10 -rss_limit_mb=2048 -artifact_prefix=target/fuzz/found/"$1"- target/fuzz/corpus/"$1" fuzz/corpus/"$1"
+
 # Run the benchmarks, or those whose name contains the argument
 bench *ARGS: setup
     cargo bench -p adalora-benches --bench '*' -- "$@"

@@ -124,8 +124,10 @@ impl PeftAdapter {
             let (a, b) = (take("lora_A")?, take("lora_B")?);
             let lambda = if form == Form::Svd { Some(take("lora_E")?) } else { None };
             let fits = match (a.size().as_slice(), b.size().as_slice(), lambda.as_ref().map(Tensor::size)) {
-                ([rank, _], [_, columns], None) => rank == columns,
-                ([rank, _], [_, columns], Some(lambda)) => rank == columns && lambda == [*rank, 1],
+                // Without rows or columns a file could claim any rank, which costs it nothing.
+                (&[rank, d_in], &[d_out, columns], lambda) if d_in > 0 && d_out > 0 => {
+                    rank == columns && lambda.is_none_or(|lambda| lambda == [rank, 1])
+                }
                 _ => false,
             };
             if !fits {
@@ -134,6 +136,11 @@ impl PeftAdapter {
             }
             let lambda = lambda.map(|lambda| lambda.squeeze_dim(1));
             let scale = settings.scale(&module, a.size()[0] as usize).map_err(rule)?;
+            if !scale.is_finite() {
+                return Err(rule(format!(
+                    "`{module}` is to be multiplied by {scale}: correct its rank and alpha"
+                )));
+            }
             increments.insert(module, Increment { a, b, lambda, scale });
         }
         if let Some(module) = settings.without_tensors(|name| increments.contains_key(name)) {

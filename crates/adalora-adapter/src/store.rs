@@ -313,6 +313,14 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<
     std::fs::write(path, bytes).map_err(|source| StoreError::Io { path: path.to_owned(), source })
 }
 
+/// A shape as libtorch counts it; `None` for one that it cannot count. A tensor without elements takes no bytes in a
+/// file, whatever its other dimensions claim.
+pub fn plain_shape(shape: &[usize]) -> Option<Vec<i64>> {
+    let shape: Vec<i64> = shape.iter().map(|&size| size.try_into().ok()).collect::<Option<_>>()?;
+    shape.iter().try_fold(1i64, |count, &size| count.checked_mul(size.max(1)))?;
+    Some(shape)
+}
+
 /// Reads all tensors of a safetensors file to the CPU, as f32: of 32 bits, or of 16, of which every value is one of f32.
 ///
 /// # Errors
@@ -324,16 +332,16 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, StoreError>
         .map_err(|source| StoreError::Format { path: path.to_owned(), source })?;
     file.iter()
         .map(|(name, view)| {
+            let problem =
+                |rule: String| StoreError::Tensor { path: path.to_owned(), name: name.to_owned(), rule };
             let kind = match view.dtype() {
                 Dtype::F32 => Kind::Float,
                 Dtype::F16 => Kind::Half,
                 Dtype::BF16 => Kind::BFloat16,
-                other => {
-                    let rule = format!("is {other:?}, expected F32, F16 or BF16");
-                    return Err(StoreError::Tensor { path: path.to_owned(), name: name.to_owned(), rule });
-                }
+                other => return Err(problem(format!("is {other:?}, expected F32, F16 or BF16"))),
             };
-            let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
+            let shape = plain_shape(view.shape())
+                .ok_or_else(|| problem(format!("is {:?}, which no tensor can be", view.shape())))?;
             Ok((name.to_owned(), Tensor::from_data_size(view.data(), &shape, kind).to_kind(Kind::Float)))
         })
         .collect()
@@ -491,6 +499,23 @@ mod tests {
                 "{error}"
             );
             assert_eq!(whole.param(), &before);
+        }
+    }
+
+    #[test]
+    fn a_shape_that_nothing_can_have_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("odd.safetensors");
+        // Safetensors itself sees 0 elements, as many as there are bytes.
+        for shape in ["[0,9223372036854775808]", "[2147483648,4294967296,0]"] {
+            let header = format!(r#"{{"x":{{"dtype":"F32","shape":{shape},"data_offsets":[0,0]}}}}"#);
+            let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+            std::fs::write(&path, bytes).unwrap();
+            let error = read_tensors(&path).unwrap_err().to_string();
+            assert!(
+                error.contains("tensor `x` is [") && error.ends_with("which no tensor can be"),
+                "{error}"
+            );
         }
     }
 

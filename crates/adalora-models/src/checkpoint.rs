@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use adalora_adapter::Arena;
 use adalora_adapter::random::Random;
+use adalora_adapter::store::plain_shape;
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
@@ -69,14 +70,22 @@ pub(crate) fn read(
         let bytes = std::fs::read(&path).map_err(|source| ModelError::File { path: path.clone(), source })?;
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|source| ModelError::Format { path: path.clone(), source })?;
-        let stored = file.iter().map(|(name, view)| Stored {
-            name: name.to_owned(),
-            shape: view.shape().iter().map(|&size| size as i64).collect(),
-            dtype: view.dtype(),
-            // In this format tensors never overlap: of tied ones one is written.
-            tied: None,
+        let stored = file.iter().map(|(name, view)| {
+            let too_large = || ModelError::Uncountable {
+                path: path.clone(),
+                name: name.into(),
+                found: view.shape().to_vec(),
+            };
+            Ok(Stored {
+                name: name.to_owned(),
+                shape: plain_shape(view.shape()).ok_or_else(too_large)?,
+                dtype: view.dtype(),
+                // In this format tensors never overlap: of tied ones one is written.
+                tied: None,
+            })
         });
-        read_file(&path, prefix, stored, wanted, |own, kind| {
+        let stored = stored.collect::<Result<Vec<_>, ModelError>>()?;
+        read_file(&path, prefix, stored.into_iter(), wanted, |own, kind| {
             let view = file.tensor(&own.name).expect("the name is one of the file's");
             Ok(Tensor::from_data_size(view.data(), &own.shape, kind).to_kind(Kind::Float))
         })

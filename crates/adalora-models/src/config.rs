@@ -4,6 +4,7 @@ mod bart;
 mod bert;
 mod deberta;
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -94,10 +95,22 @@ impl ModelConfig {
             }
         };
         let (hidden, heads) = match &config {
-            Self::Bert(config) => (config.hidden_size, config.num_attention_heads),
-            Self::Deberta(config) => (config.hidden_size, config.num_attention_heads),
+            Self::Bert(config) => {
+                within("intermediate_size", config.intermediate_size, SIZES)?;
+                within("type_vocab_size", config.type_vocab_size, SIZES)?;
+                (config.hidden_size, config.num_attention_heads)
+            }
+            Self::Deberta(config) => {
+                within("intermediate_size", config.intermediate_size, SIZES)?;
+                (config.hidden_size, config.num_attention_heads)
+            }
             Self::Bart(_) => unreachable!("returned above"),
         };
+        within("vocab_size", config.vocab_size(), SIZES)?;
+        within("hidden_size", hidden, SIZES)?;
+        within("num_hidden_layers", config.layers(), LAYERS)?;
+        within("num_attention_heads", heads, SIZES)?;
+        within("max_position_embeddings", config.positions(), SIZES)?;
         if hidden.is_multiple_of(heads) {
             Ok(config)
         } else {
@@ -231,6 +244,20 @@ impl ModelConfig {
         let hidden = self.hidden_size() as i64;
         let norms = norms.flat_map(|norm| layer_norm(&norm, hidden));
         own.into_iter().chain(linears).chain(norms).collect()
+    }
+}
+
+/// Blocks of a model. A few bytes could otherwise ask for the names of more tensors than memory holds.
+const LAYERS: RangeInclusive<usize> = 1..=1000;
+
+/// Every other size of a model: products of two can be counted.
+const SIZES: RangeInclusive<usize> = 1..=1 << 24;
+
+fn within(key: &str, size: usize, range: RangeInclusive<usize>) -> Result<(), String> {
+    if range.contains(&size) {
+        Ok(())
+    } else {
+        Err(format!("{key} is {size} and must lie in {}..={}", range.start(), range.end()))
     }
 }
 

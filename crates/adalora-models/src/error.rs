@@ -67,6 +67,16 @@ pub enum ModelError {
         /// What the file holds.
         found: Vec<i64>,
     },
+    /// A shape that no tensor has, which a tensor without elements can claim.
+    #[error("{path}: `{name}` has shape {found:?}, more than can be counted; fetch it again")]
+    Uncountable {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What the file says.
+        found: Vec<usize>,
+    },
     /// A weight that is to be changed and is another tensor too.
     #[error(
         "{path}: `{name}` is one tensor with `{with}`, which a merge would change too: keep the adapter apart, or save \

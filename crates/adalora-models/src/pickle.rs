@@ -303,9 +303,11 @@ impl<'a> Machine<'a> {
         let Some(Container::Storage(storage)) = self.container(storage) else { return None };
         let Value::Int(offset) = offset else { return None };
         let (shape, strides) = (self.numbers(shape)?, self.numbers(strides)?);
-        if shape.len() != strides.len() || offset < 0 {
+        if shape.len() != strides.len() || shape.len() > DIMENSIONS || offset < 0 {
             return None;
         }
+        // A view may be longer than its storage, with strides of 0, but not than what can be counted.
+        shape.iter().try_fold(1i64, |count, &size| count.checked_mul(size.max(1)))?;
         let last = shape.iter().zip(&strides).try_fold(offset, |last, (&size, &stride)| {
             last.checked_add((size - 1).max(0).checked_mul(stride)?)
         })?;
@@ -333,7 +335,7 @@ impl<'a> Machine<'a> {
                 Value::Text(key),
                 Value::Text(_),
                 Value::Int(len @ 0..),
-            ] if key.bytes().all(|byte| byte.is_ascii_digit()) => {
+            ] if key.len() <= KEY_DIGITS && key.bytes().all(|byte| byte.is_ascii_digit()) => {
                 Some(Storage { key: key.into(), dtype, len })
             }
             _ => None,
@@ -454,6 +456,13 @@ impl<'a> Machine<'a> {
     }
 }
 
+/// Dimensions of a tensor at most. Every tensor has a shape of its own, so that without a limit a few bytes that name a
+/// long shape once more would cost its whole length again.
+const DIMENSIONS: usize = 64;
+
+/// Digits of a storage's key at most, for the same reason.
+const KEY_DIGITS: usize = 20;
+
 const EMPTY: &str = "the stack is empty";
 
 #[cfg(test)]
@@ -512,6 +521,18 @@ mod tests {
         assert!(read(&one("7", 12, 0, &[2, 5], &[6])).is_err());
         // Without elements there is nothing to lie anywhere.
         read(&one("7", 12, 200, &[0, 5], &[6, 1])).unwrap();
+    }
+
+    /// A long shape or key must not be paid for by each tensor that has it.
+    #[test]
+    fn long_shapes_and_keys_are_refused() {
+        let long = [1u8; DIMENSIONS + 1];
+        read(&one("7", 12, 0, &long[1..], &long[1..])).unwrap();
+        assert!(read(&one("7", 12, 0, &long, &long)).is_err());
+        assert!(read(&one(&"7".repeat(KEY_DIGITS + 1), 12, 0, &[1], &[1])).is_err());
+        // 255 to the power of 7 elements can be counted in 63 bits, one dimension more cannot.
+        read(&one("7", 12, 0, &[255; 7], &[0; 7])).unwrap();
+        assert!(read(&one("7", 12, 0, &[255; 8], &[0; 8])).is_err());
     }
 
     #[test]

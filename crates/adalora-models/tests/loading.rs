@@ -72,7 +72,7 @@ fn missing_tensors() {
 fn another_family() {
     let folder = copy();
     edit_config(folder.path(), "\"model_type\": \"bert\"", "\"model_type\": \"roberta\"");
-    insta::assert_snapshot!(error(folder.path()), @"FOLDER/config.json: model_type is `roberta`; the families that can be run are: bert, deberta-v2");
+    insta::assert_snapshot!(error(folder.path()), @"FOLDER/config.json: model_type is `roberta`; the families that can be run are: bert, deberta-v2, bart");
 }
 
 #[test]

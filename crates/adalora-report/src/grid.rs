@@ -13,7 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::ReportError;
-use crate::record::read_json;
+use crate::record::{check_inside, read_json};
 
 /// File with the [`Grid`] of an experiment.
 pub const GRID_FILE: &str = "grid.json";
@@ -59,9 +59,15 @@ impl Grid {
     ///
     /// # Errors
     ///
-    /// A file that is malformed.
+    /// A file that is malformed, or with a cell that would lie outside of the experiment's folder.
     pub fn read(experiment: &Path) -> Result<Option<Self>, ReportError> {
-        read_json(&experiment.join(GRID_FILE))
+        let path = experiment.join(GRID_FILE);
+        let grid: Option<Self> = read_json(&path)?;
+        let cells = grid.iter().flat_map(|grid| &grid.cells).filter(|cell| !cell.name.is_empty());
+        for cell in cells {
+            check_inside(&path, &cell.name)?;
+        }
+        Ok(grid)
     }
 }
 

@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -329,7 +329,7 @@ impl Experiment {
     ///
     /// # Errors
     ///
-    /// `variants.json` is missing or empty; a record is malformed; a finished run has no result. A last line of
+    /// `variants.json` is missing or empty, or names a folder outside of this one; a record is malformed; a finished run has no result. A last line of
     /// `metrics.jsonl` or `ranks.csv` without a newline is still being written and is left out instead.
     pub fn read(dir: &Path) -> Result<Self, ReportError> {
         let path = dir.join(VARIANTS_FILE);
@@ -337,6 +337,7 @@ impl Experiment {
         if names.is_empty() {
             return Err(ReportError::NoVariants(path));
         }
+        names.iter().try_for_each(|name| check_inside(&path, name))?;
         let name = match dir.file_name() {
             Some(name) => name.to_string_lossy().into_owned(),
             None => dir.display().to_string(),
@@ -415,6 +416,16 @@ pub fn write_file(path: &Path, contents: &str) -> Result<(), ReportError> {
     let beside = PathBuf::from(beside);
     fs::write(&beside, contents).map_err(|source| ReportError::Io { path: beside.clone(), source })?;
     fs::rename(&beside, path).map_err(|source| ReportError::Io { path: path.to_owned(), source })
+}
+
+/// Refuses a name in the file at `path` that leads out of its folder: reports are written below it.
+pub(crate) fn check_inside(path: &Path, name: &str) -> Result<(), ReportError> {
+    let mut parts = Path::new(name).components();
+    if !name.is_empty() && parts.all(|part| matches!(part, Component::Normal(_))) {
+        return Ok(());
+    }
+    let reason = format!("`{name}` is no folder below this one: names must be relative and without `..`");
+    Err(ReportError::Malformed { path: path.to_owned(), line: 1, reason })
 }
 
 pub(crate) fn seed_of(run: &Path) -> Option<u64> {

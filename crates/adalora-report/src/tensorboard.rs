@@ -61,7 +61,7 @@ impl EventFile {
         // A clock that was set back gives seconds below 0, which no duration holds.
         let elapsed = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         self.write(&Event {
-            wall_time: unix(self.start + elapsed),
+            wall_time: unix(self.start.checked_add(elapsed).unwrap_or(self.start)),
             step: step as i64,
             summary: Some(Summary { value }),
             ..Event::default()

@@ -130,6 +130,25 @@ fn tables_over_tasks() {
 }
 
 #[test]
+fn names_that_lead_elsewhere_are_refused() {
+    for name in ["..", "../elsewhere", "/tmp/elsewhere"] {
+        let dir = tasks();
+        let text = fs::read_to_string(dir.path().join(GRID_FILE)).unwrap();
+        let other = text.replace("\"name\":\"cola\"", &format!("\"name\":{name:?}"));
+        assert_ne!(text, other);
+        fs::write(dir.path().join(GRID_FILE), other).unwrap();
+        let error = write(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("grid.json, line 1: `{name}` is no folder below this one")),
+            "{error}"
+        );
+        write_json(&dir.path().join("cola").join(VARIANTS_FILE), &[name]);
+        let error = write(&dir.path().join("cola")).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{name}` is no folder below this one")), "{error}");
+    }
+}
+
+#[test]
 fn too_few_seeds_are_said_to_be_too_few() {
     let dir = tempfile::tempdir().unwrap();
     lay_down(dir.path(), &[("cola", &[("tasks", "cola")], "cola"), ("rte", &[("tasks", "rte")], "rte")]);

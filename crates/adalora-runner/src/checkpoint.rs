@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use adalora_adapter::store::plain_shape;
 use adalora_report::StepScores;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -237,7 +238,7 @@ fn decode(bytes: &[u8]) -> Option<Saved> {
     let progress: Progress = serde_json::from_str(metadata.metadata().as_ref()?.get(PROGRESS)?).ok()?;
     let file = SafeTensors::deserialize(bytes).ok()?;
     let tensors = file.iter().map(|(name, view)| {
-        let size: Vec<_> = view.shape().iter().map(|&d| d as i64).collect();
+        let size = plain_shape(view.shape())?;
         Some((name.to_owned(), Tensor::from_data_size(view.data(), &size, kind(view.dtype())?)))
     });
     let state = State { step: progress.step, tensors: tensors.collect::<Option<_>>()? };

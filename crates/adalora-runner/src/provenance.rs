@@ -49,11 +49,16 @@ impl Program {
 
     /// In a few words.
     pub fn describe(&self) -> String {
-        let commit = self.commit.as_ref().map_or("unknown", |commit| &commit[..commit.len().min(10)]);
+        let commit = self.commit.as_deref().map_or("unknown", short);
         let modified = if self.modified == Some(true) { ", modified" } else { "" };
-        let source = &self.source[..self.source.len().min(10)];
+        let source = short(&self.source);
         format!("{} of commit {commit}{modified} ({} build, sources {source})", self.version, self.profile)
     }
+}
+
+/// The start of a hash, or of what a checkpoint has in the place of one.
+fn short(hash: &str) -> &str {
+    hash.char_indices().nth(10).map_or(hash, |(end, _)| &hash[..end])
 }
 
 /// What a process that goes on with a run must have in common with the one that began it, for the result to be the same.
@@ -97,8 +102,7 @@ impl Origin {
         let (then, now) = (by_name(&self.files), by_name(&now.files));
         for name in then.keys().chain(now.keys().filter(|name| !then.contains_key(*name))) {
             let shown = |hashes: Option<&Vec<String>>| {
-                let short = |hash: &String| hash[..hash.len().min(10)].to_owned();
-                let hashes: Vec<_> = hashes.into_iter().flatten().map(short).collect();
+                let hashes: Vec<_> = hashes.into_iter().flatten().map(|hash| short(hash)).collect();
                 if hashes.is_empty() { "none".to_owned() } else { hashes.join(" and ") }
             };
             if then.get(name) != now.get(name) {

@@ -9,7 +9,7 @@ use adalora_report::{
     EXPERIMENT_FILE, EventFile, LogRecord, METRICS_FILE, OUTPUTS_FILE, RANKS_FILE, RESULT_FILE, RunResult,
     SETTINGS_FILE, STATUS_FILE, Status, write_file,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -106,6 +106,25 @@ fn lock_path(run: &Path) -> PathBuf {
     run.with_file_name(format!(".{name}.lock"))
 }
 
+/// A run writes into its own folder alone, which a link in the place of the folder or of a file in it would undo. What
+/// lies above it may be one: `runs` on another disk.
+fn refuse_links(path: &Path) -> Result<()> {
+    let mut unseen = vec![path.to_owned()];
+    while let Some(path) = unseen.pop() {
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        ensure!(
+            !metadata.is_symlink(),
+            "{} is a link, and a run writes into its own folder alone: put the file or folder itself there",
+            path.display()
+        );
+        if metadata.is_dir() {
+            let entries = fs::read_dir(&path).with_context(|| path.display().to_string())?;
+            unseen.extend(entries.flatten().map(|entry| entry.path()));
+        }
+    }
+    Ok(())
+}
+
 /// Who has claimed a run: host and process. `None` if nobody has.
 pub fn holder(run: &Path) -> Option<String> {
     let mut file = File::open(lock_path(run)).ok()?;
@@ -124,11 +143,12 @@ impl Claim {
     ///
     /// # Errors
     ///
-    /// If another process has it, which is named.
+    /// If another process has it, which is named; if it or something in it is a link.
     pub fn of(path: &Path) -> Result<Self> {
         let parent = path.parent().expect("a run folder lies in its variant's");
         fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
         let lock_path = lock_path(path);
+        refuse_links(&lock_path)?;
         let shown = || lock_path.display().to_string();
         let mut lock = File::options()
             .read(true)
@@ -149,6 +169,7 @@ impl Claim {
                 Err(TryLockError::Error(error)) => return Err(error).with_context(shown),
             }
         }
+        refuse_links(path)?;
         lock.set_len(0).with_context(shown)?;
         writeln!(lock, "process {} on {}", std::process::id(), host()).with_context(shown)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
@@ -255,7 +276,8 @@ impl<'a> RunFolder<'a> {
         let ranks = csv::Writer::from_writer(claim.open_log(RANKS_FILE, ranks)?);
         let metrics = claim.open_log(METRICS_FILE, metrics)?;
         let records = LogRecord::read(&claim.path.join(METRICS_FILE))?;
-        let start = SystemTime::now() - Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        let trained = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        let start = SystemTime::now().checked_sub(trained).unwrap_or(SystemTime::UNIX_EPOCH);
         let events = EventFile::create(&claim.path, start, &records)?;
         Ok(Self { claim, metrics, ranks, events })
     }

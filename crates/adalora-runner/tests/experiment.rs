@@ -380,6 +380,24 @@ fn misplaced_variants() {
     insta::assert_snapshot!(shown.join("\n\n"));
 }
 
+/// Both would take more memory than there is, without being long.
+#[test]
+fn what_multiplies_to_more_than_can_be_run_is_refused() {
+    let axis = |key: &str| format!("{key} = [{}]\n", (1..=40).map(|n| format!("{n},")).collect::<String>());
+    let sweep = format!(
+        "{BASE}[sweep]\n{}",
+        ["train.threads", "train.record_every", "train.batch_size"].map(axis).concat()
+    );
+    let error = problems(&sweep, &[]);
+    assert!(
+        error.contains("multiply to more than 4000 runs for each seed: make several experiments"),
+        "{error}"
+    );
+    let long = format!("{BASE}# {}", "long ".repeat(20_000));
+    let error = problems(&long, &[]);
+    assert!(error.contains("an experiment has 65536 at most: split it"), "{error}");
+}
+
 #[test]
 fn problems_of_overrides_say_so() {
     let of_types = [

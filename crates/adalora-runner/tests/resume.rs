@@ -376,6 +376,58 @@ fn a_full_disk_costs_nothing_but_time() {
     assert_eq!(&Left::by(&workspace), undisturbed());
 }
 
+/// Runs in a small file system of its own, where the machine lets us have one. `room` is what is left of it, in KiB; it
+/// may change `runs`, which are copied back when it ends.
+fn in_a_full_file_system(workspace: &Workspace, room: usize) -> Option<Output> {
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]);
+        command.arg(env!("CARGO_BIN_EXE_adalora")).current_dir(workspace.path("."));
+        command
+    };
+    let mount = "mount -t tmpfs -o size=4m none runs";
+    if !unshare(mount).output().is_ok_and(|output| output.status.success()) {
+        eprintln!("no file system of its own can be mounted here: this is left out");
+        return None;
+    }
+    let script = format!(
+        "cp -a runs before && {mount} && cp -a before/. runs && rm -r before || exit 90
+         head -c 8M /dev/zero >runs/fill 2>/dev/null
+         truncate -s -{room}K runs/fill
+         \"$0\" worker long --variant run --seed 1 --device cpu
+         code=$?
+         rm runs/fill; cp -a runs after; exit $code"
+    );
+    let output = unshare(&script).output().unwrap();
+    fs::remove_dir_all(workspace.path("runs")).unwrap();
+    fs::rename(workspace.path("after"), workspace.path("runs")).unwrap();
+    Some(output)
+}
+
+#[test]
+fn a_full_file_system_costs_nothing_but_time() {
+    // There is room for logs and no checkpoint, and for nothing at all.
+    for room in [24, 0] {
+        let workspace = Workspace::new("long", LONG);
+        stop_midway(&workspace, Signal::TERM);
+        let files = checkpoint_files(&workspace);
+        let step = newest(&workspace).progress.step;
+        assert!(files.iter().all(|file| fs::metadata(file).unwrap().len() > 24 << 10));
+        let Some(output) = in_a_full_file_system(&workspace, room) else { return };
+        assert_code(&output, 2);
+        let error = text(&output.stderr);
+        assert!(error.contains("No space left on device (os error 28)"), "{error}");
+        if room > 0 {
+            let reason = json(&workspace, "status.json")["reason"].as_str().unwrap().to_owned();
+            let untouched = format!("the one at step {step} is untouched");
+            assert!(reason.contains("could not be written: ") && reason.contains(&untouched), "{reason}");
+        }
+        assert_eq!(checkpoint_files(&workspace), files);
+        assert_code(&run(&workspace), 0);
+        assert_eq!(&Left::by(&workspace), undisturbed());
+    }
+}
+
 #[test]
 fn a_folder_that_may_not_be_written_is_named() {
     let workspace = Workspace::new("long", LONG);
@@ -400,6 +452,106 @@ fn a_folder_that_may_not_be_written_is_named() {
     let error = text(&output.stderr);
     assert!(error.contains(".seed-1.lock: Permission denied"), "{error}");
     assert_eq!(checkpoint_files(&workspace), files);
+}
+
+#[test]
+fn checkpoints_that_may_not_be_written_leave_what_is_there() {
+    use std::os::unix::fs::PermissionsExt;
+    let workspace = Workspace::new("long", LONG);
+    stop_midway(&workspace, Signal::TERM);
+    let (files, step) = (checkpoint_files(&workspace), newest(&workspace).progress.step);
+    let mut unseen = vec![workspace.path(".")];
+    while let Some(path) = unseen.pop() {
+        let mode = if path.ends_with("checkpoints") { 0o555 } else { 0o777 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let entries = fs::read_dir(&path).into_iter().flatten();
+        unseen.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    let mut command = worker(&workspace, &[]);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    let output = command.output().unwrap();
+    fs::set_permissions(workspace.path(RUN).join("checkpoints"), fs::Permissions::from_mode(0o777)).unwrap();
+    assert_code(&output, 2);
+    let reason = json(&workspace, "status.json")["reason"].as_str().unwrap().to_owned();
+    let end =
+        format!("Permission denied (os error 13); the one at step {step} is untouched, and the run goes on");
+    assert!(reason.contains(&end), "{reason}");
+    assert_eq!(checkpoint_files(&workspace), files);
+    assert_code(&run(&workspace), 0);
+    assert_eq!(&Left::by(&workspace), undisturbed());
+}
+
+/// Files from the future, as after a clock that was set back, and from long before.
+#[test]
+fn the_times_of_files_have_no_say() {
+    for seconds in [0, 7_000_000_000] {
+        let workspace = Workspace::new("long", LONG);
+        stop_midway(&workspace, Signal::TERM);
+        let time = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
+        let mut unseen = vec![workspace.path(".")];
+        while let Some(path) = unseen.pop() {
+            fs::File::open(&path).unwrap().set_modified(time).unwrap();
+            let entries = fs::read_dir(&path).into_iter().flatten();
+            unseen.extend(entries.map(|entry| entry.unwrap().path()));
+        }
+        let output = workspace.adalora(&["run", "long"]);
+        assert_code(&output, 0);
+        assert!(text(&output.stderr).contains("goes on from step "), "{}", text(&output.stderr));
+        assert_eq!(&Left::by(&workspace), undisturbed());
+    }
+}
+
+/// A clock that is wrong by more than the run is old: the checkpoint says of a longer training than there can have been.
+#[test]
+fn a_training_longer_than_time_itself_does_no_harm() {
+    for seconds in [-1e300, f64::MAX] {
+        let workspace = begun_otherwise(|progress| progress.seconds = seconds);
+        assert_code(&run(&workspace), 0);
+        assert_eq!(&Left::by(&workspace), undisturbed());
+    }
+}
+
+#[test]
+fn of_two_processes_that_start_together_one_runs() {
+    let workspace = Workspace::new("long", LONG);
+    let start = || worker(&workspace, &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let outputs = [start(), start(), start()].map(|child| child.wait_with_output().unwrap());
+    let (ran, refused): (Vec<_>, Vec<_>) = outputs.iter().partition(|output| output.status.success());
+    assert_eq!((ran.len(), refused.len()), (1, 2));
+    for output in refused {
+        assert_code(output, 2);
+        let error = text(&output.stderr);
+        let known = error.starts_with(&format!("another process is running {RUN}"))
+            || error.trim() == format!("{RUN} is finished already");
+        assert!(known, "{error}");
+    }
+    assert_eq!(&Left::by(&workspace), undisturbed());
+}
+
+#[test]
+fn a_link_in_the_place_of_a_run_or_of_its_files_is_refused() {
+    for name in ["metrics.jsonl", "checkpoints", ".", "../.seed-1.lock"] {
+        let workspace = Workspace::new("long", LONG);
+        stop_midway(&workspace, Signal::TERM);
+        let (link, elsewhere) = (workspace.path(RUN).join(name), workspace.path("elsewhere"));
+        // A path that ends with a dot is of the folder that the link is in the place of.
+        let link = if name == "." { workspace.path(RUN) } else { link };
+        fs::rename(&link, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+        let before = fs::metadata(&elsewhere).unwrap().modified().unwrap();
+        let output = run(&workspace);
+        assert_code(&output, 2);
+        let error = text(&output.stderr);
+        assert!(error.contains(" is a link, and a run writes into its own folder alone"), "{error}");
+        assert_eq!(fs::metadata(&elsewhere).unwrap().modified().unwrap(), before);
+        // Put where the link was it is the run's again.
+        fs::remove_file(&link).unwrap();
+        fs::rename(&elsewhere, &link).unwrap();
+        assert_code(&run(&workspace), 0);
+        assert_eq!(&Left::by(&workspace), undisturbed());
+    }
 }
 
 #[test]

@@ -256,7 +256,10 @@ fn summaries_are_written_and_come_back() {
         // The same model, merged, is a checkpoint to begin anew from: before the first step it writes the same.
         assert_code(&workspace.adalora(&["merge", "runs/written/run/seed-3", "merged"]), 0);
         let experiment = fs::read_to_string(workspace.path("experiments/written.toml")).unwrap();
-        let again = experiment.replace("./bart", "./merged").replace("lr = 1e-2", "lr = 1e-30").replace("lr = 4e-3", "lr = 1e-30");
+        let again = experiment
+            .replace("./bart", "./merged")
+            .replace("lr = 1e-2", "lr = 1e-30")
+            .replace("lr = 4e-3", "lr = 1e-30");
         workspace.write("again", &again);
         assert_code(&workspace.adalora(&["run", "again"]), 0);
         let again = lines(&workspace.path("runs/again/run/seed-3/outputs.jsonl"));

@@ -17,7 +17,6 @@ use crate::error::TaskError;
 use crate::evaluation::Evaluation;
 use crate::fetch::{check_sha256, sha256_of};
 use crate::manifest::{DataFormat, DevFiles, Source, Split};
-use crate::rows;
 use crate::tokenize::TextEncoder;
 
 /// `[task]` of an experiment: which data, and how much of it.
@@ -227,7 +226,7 @@ impl Dataset {
         files.read.extend_from_slice(&encoder.files);
         let mut read = |file: &str| {
             let (path, content) = files.read(file)?;
-            rows::read(content, &path, &table)
+            table.rows(content, &path)
         };
         let (mut train, dev) = match &table.split {
             Split::Files { train, dev: DevFiles::One(dev) } => (read(train)?, vec![(None, read(dev)?)]),

@@ -126,7 +126,6 @@ mod tests {
     use super::*;
     use crate::dataset::Label;
     use crate::manifest::{DevFiles, Encoding, LabelRule, RowFilter, Split};
-    use crate::rows;
 
     const COMMAS: Delimited = Delimited { delimiter: ',', quoting: true, header: true, columns: None };
 
@@ -155,12 +154,12 @@ mod tests {
     }
 
     fn read_all(content: &str, table: &Table) -> Vec<(String, Label)> {
-        let rows = rows::read(content.into(), Path::new("some.csv"), table).expect("a valid file");
+        let rows = table.rows(content.into(), Path::new("some.csv")).expect("a valid file");
         rows.into_iter().map(|row| (row.text, row.label)).collect()
     }
 
     fn error(content: impl Into<Vec<u8>>, table: &Table) -> String {
-        rows::read(content.into(), Path::new("some.csv"), table).expect_err("an invalid file").to_string()
+        table.rows(content.into(), Path::new("some.csv")).expect_err("an invalid file").to_string()
     }
 
     #[test]
@@ -193,7 +192,7 @@ mod tests {
         };
         // The label of a row that is not ours need not follow our rule.
         let content = "-4,a,ours,b\nx,c,theirs,d\n4,e,ours,f";
-        let rows = rows::read(content.into(), Path::new("some.csv"), &table).expect("valid");
+        let rows = table.rows(content.into(), Path::new("some.csv")).expect("valid");
         let row = |text: &str, pair: &str, score| Row {
             text: text.into(),
             pair: Some(pair.into()),

@@ -45,10 +45,11 @@ pub use error::{HubProblem, ManifestRule, Place, RowProblem, TaskError};
 pub use evaluation::Evaluation;
 pub use fetch::Fetched;
 pub use hub::{Hub, Progress};
-pub use manifest::{DataFormat, Manifest, Squad, Table};
+pub use manifest::{DataFormat, Manifest, Squad, Summaries, Table};
 pub use new_tokenizer::NewTokenizer;
 pub use prefetch::Prefetch;
 pub use rouge::{Interval, Overlap, Rouge, bootstrap};
+pub use rows::Row;
 pub use squad::{
     Answer, AnswerScore, BestThreshold, BestThresholds, Decoding, Found, Question, QuestionCounts,
     QuestionProblem, Questions, QuestionsSpec, Span, SpanLogits, SquadScore, SquadSpec, SquadVersion, Window,

@@ -376,7 +376,11 @@ pub(crate) struct DevFile {
 
 impl Manifest {
     /// Parses a manifest and checks its rules; `file` is named in errors.
-    pub(crate) fn parse(text: &str, file: &Path) -> Result<Self, TaskError> {
+    ///
+    /// # Errors
+    ///
+    /// What is not TOML, has other keys or types, or breaks a [`ManifestRule`].
+    pub fn parse(text: &str, file: &Path) -> Result<Self, TaskError> {
         let manifest: Self = toml::from_str(text).map_err(|source| TaskError::ManifestSyntax {
             file: file.to_owned(),
             source: Box::new(source),

@@ -1,9 +1,11 @@
 //! Reads Parquet files row by row.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::schema::types::Type;
@@ -14,6 +16,23 @@ use crate::rows::{Row, Value};
 
 /// Reads the columns that the table names; others may be of any kind.
 pub(crate) fn read(content: Vec<u8>, file: &Path, table: &Table) -> Result<Vec<Row>, TaskError> {
+    guarded(file, || rows(content, file, table))
+}
+
+/// Two columns of text in each row.
+pub(crate) fn texts(content: Vec<u8>, file: &Path, names: [&str; 2]) -> Result<Vec<[String; 2]>, TaskError> {
+    guarded(file, || pairs(content, file, names))
+}
+
+/// Where a damaged file contradicts itself, such as by a column of negative length, the library panics.
+fn guarded<T>(file: &Path, read: impl FnOnce() -> Result<T, TaskError>) -> Result<T, TaskError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        let source = Box::new(ParquetError::General("the file contradicts itself".into()));
+        Err(TaskError::Parquet { file: file.into(), source })
+    })
+}
+
+fn rows(content: Vec<u8>, file: &Path, table: &Table) -> Result<Vec<Row>, TaskError> {
     let unreadable = |source| TaskError::Parquet { file: file.into(), source: Box::new(source) };
     let reader = SerializedFileReader::new(Bytes::from(content)).map_err(unreadable)?;
     let schema = reader.metadata().file_metadata().schema();
@@ -30,8 +49,7 @@ pub(crate) fn read(content: Vec<u8>, file: &Path, table: &Table) -> Result<Vec<R
     Ok(rows)
 }
 
-/// Two columns of text in each row.
-pub(crate) fn texts(content: Vec<u8>, file: &Path, names: [&str; 2]) -> Result<Vec<[String; 2]>, TaskError> {
+fn pairs(content: Vec<u8>, file: &Path, names: [&str; 2]) -> Result<Vec<[String; 2]>, TaskError> {
     let unreadable = |source| TaskError::Parquet { file: file.into(), source: Box::new(source) };
     let reader = SerializedFileReader::new(Bytes::from(content)).map_err(unreadable)?;
     let schema = project(&names, reader.metadata().file_metadata().schema(), file)?;
@@ -151,7 +169,6 @@ mod tests {
     use super::*;
     use crate::dataset::Label;
     use crate::manifest::{DevFiles, Encoding, LabelRule, RowFilter, Split};
-    use crate::rows;
 
     fn table() -> Table {
         Table {
@@ -181,7 +198,7 @@ mod tests {
     }
 
     fn read(name: &str, table: &Table) -> Result<Vec<Row>, TaskError> {
-        rows::read(by_pyarrow(name), &Path::new(name).with_extension("parquet"), table)
+        table.rows(by_pyarrow(name), &Path::new(name).with_extension("parquet"))
     }
 
     #[test]
@@ -250,7 +267,7 @@ mod tests {
         };
         let kinds = |text, label, table| error(read("kinds", &columns(text, label, table)));
         let content = by_pyarrow("many-pages");
-        let broken = |content: Vec<u8>| error(rows::read(content, Path::new("broken.parquet"), &table()));
+        let broken = |content: Vec<u8>| error(table().rows(content, Path::new("broken.parquet")));
         let mut damaged = content.clone();
         damaged[20_000..22_000].fill(0xff);
         let number = |label: &str| Table {

@@ -9,25 +9,13 @@ use crate::{delimited, parquet};
 
 /// An example before tokenizing.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Row {
-    pub(crate) text: String,
+pub struct Row {
+    /// The text.
+    pub text: String,
     /// The second text of a pair.
-    pub(crate) pair: Option<String>,
-    pub(crate) label: Label,
-}
-
-/// All examples of a file's content; `file` is named in errors. What a row cannot give is an error that names the row;
-/// nothing is dropped.
-pub(crate) fn read(content: Vec<u8>, file: &Path, table: &Table) -> Result<Vec<Row>, TaskError> {
-    let rows = match &table.encoding {
-        Encoding::Delimited(encoding) => delimited::read(&content, file, encoding, table)?,
-        Encoding::Parquet => parquet::read(content, file, table)?,
-    };
-    if rows.is_empty() {
-        let filter = table.only.as_ref().map(|only| format!("{} = `{}`", only.column, only.equals));
-        return Err(TaskError::EmptySplit { file: file.into(), filter });
-    }
-    Ok(rows)
+    pub pair: Option<String>,
+    /// What is true of it.
+    pub label: Label,
 }
 
 /// What stands in a column of a row.
@@ -82,6 +70,24 @@ impl LabelRule {
 }
 
 impl Table {
+    /// All examples of a file's content; `file` is named in errors. What a row cannot give is an error that names the row;
+    /// nothing is dropped.
+    ///
+    /// # Errors
+    ///
+    /// A file of another format, or without one of the columns; a row that gives no example.
+    pub fn rows(&self, content: Vec<u8>, file: &Path) -> Result<Vec<Row>, TaskError> {
+        let rows = match &self.encoding {
+            Encoding::Delimited(encoding) => delimited::read(&content, file, encoding, self)?,
+            Encoding::Parquet => parquet::read(content, file, self)?,
+        };
+        if rows.is_empty() {
+            let filter = self.only.as_ref().map(|only| format!("{} = `{}`", only.column, only.equals));
+            return Err(TaskError::EmptySplit { file: file.into(), filter });
+        }
+        Ok(rows)
+    }
+
     /// The text or texts of a row, in the order of the table's text columns.
     pub(crate) fn texts<'a>(
         &self,

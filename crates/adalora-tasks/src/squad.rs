@@ -103,7 +103,7 @@ impl Dataset {
         let mut read = |parts: &Parts| {
             let parts = parts.files().iter().map(|file| {
                 let (path, content) = files.read(file)?;
-                read::read(&content, &path, version)
+                Question::read(&content, &path, version)
             });
             parts.collect::<Result<Vec<_>, TaskError>>().map(|parts| parts.concat())
         };
@@ -217,7 +217,7 @@ impl Questions {
     pub fn load(file: &Path, spec: &SquadSpec, checkpoint: &Path) -> Result<Self, TaskError> {
         let content = fs::read(file).map_err(TaskError::io(file))?;
         let encoder = WindowEncoder::open(checkpoint, spec)?;
-        Self::of(read::read(&content, file, spec.version)?, spec.version, &encoder)
+        Self::of(Question::read(&content, file, spec.version)?, spec.version, &encoder)
     }
 
     /// Questions about paragraphs of their own, whose answers nobody knows: one a line, with a tab before the paragraph.
@@ -549,7 +549,7 @@ mod tests {
         {
             let expected = &real[file];
             let content = fs::read(folder.join(file)).expect("a file of the folder");
-            let questions = read::read(&content, Path::new(file), version).expect("valid");
+            let questions = Question::read(&content, Path::new(file), version).expect("valid");
             assert_eq!(expected["questions"].as_u64(), Some(questions.len() as u64));
             let near = |own: f64, name: &str| {
                 let expected = expected[name].as_f64().expect("a number");

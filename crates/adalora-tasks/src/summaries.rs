@@ -183,20 +183,28 @@ pub(crate) fn training_texts(catalogue: &Catalogue, name: &str) -> Result<Vec<St
 fn side(parts: &Parts, files: &mut Files, format: &Summaries) -> Result<Vec<Pair>, TaskError> {
     let parts = parts.files().iter().map(|file| {
         let (path, content) = files.read(file)?;
-        read(content, &path, format)
+        format.pairs(content, &path)
     });
     parts.collect::<Result<Vec<_>, TaskError>>().map(|parts| parts.concat())
 }
 
-/// The pairs of a file, by its ending Parquet or an object of JSON a line.
-fn read(content: Vec<u8>, file: &Path, format: &Summaries) -> Result<Vec<Pair>, TaskError> {
-    let keys = [format.document.as_str(), &format.summary];
-    let is_parquet = file.extension().is_some_and(|ending| ending == "parquet");
-    let pairs = if is_parquet { parquet::texts(content, file, keys)? } else { lines(&content, file, keys)? };
-    if pairs.is_empty() {
-        return Err(TaskError::EmptySplit { file: file.into(), filter: None });
+impl Summaries {
+    /// Documents and summaries of a file's content, by its ending Parquet or an object of JSON a line; `file` is named in
+    /// errors.
+    ///
+    /// # Errors
+    ///
+    /// A row that has not both texts; a file without rows.
+    pub fn pairs(&self, content: Vec<u8>, file: &Path) -> Result<Vec<[String; 2]>, TaskError> {
+        let keys = [self.document.as_str(), &self.summary];
+        let is_parquet = file.extension().is_some_and(|ending| ending == "parquet");
+        let pairs =
+            if is_parquet { parquet::texts(content, file, keys)? } else { lines(&content, file, keys)? };
+        if pairs.is_empty() {
+            return Err(TaskError::EmptySplit { file: file.into(), filter: None });
+        }
+        Ok(pairs)
     }
-    Ok(pairs)
 }
 
 /// Document and summary of each line.

@@ -45,7 +45,10 @@ const HARMLESS: [&str; 29] = [
 const PLAIN_STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 /// Of a regular expression, compiled.
-const LARGEST_PATTERN: usize = 1 << 20;
+const LARGEST_PATTERN: usize = 1 << 18;
+
+/// Patterns of one table at most: more than a large model has layers.
+const MOST_PATTERNS: usize = 2000;
 
 /// Ranks and scales by module.
 pub(super) enum Settings {
@@ -184,8 +187,12 @@ fn count(key: &str, flags: &Value, init_r: usize) -> Result<usize, String> {
 
 /// What a module matches. PEFT takes a key for the end of a name, and for a regular expression.
 fn patterns(config: &Map<String, Value>, name: &str) -> Result<Vec<(Regex, f64)>, String> {
-    let patterns = config.get(name).and_then(Value::as_object).into_iter().flatten();
+    let Some(patterns) = config.get(name).and_then(Value::as_object) else { return Ok(Vec::new()) };
+    if patterns.len() > MOST_PATTERNS {
+        return Err(format!("{name} has {} patterns, and {MOST_PATTERNS} are read at most", patterns.len()));
+    }
     patterns
+        .iter()
         .map(|(key, value)| {
             let value = value.as_f64().ok_or_else(|| format!("`{key}` of {name} must have a number"))?;
             let whole =

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Activation, LinearShape, layer_norm, usual_range};
+use super::{Activation, LAYERS, LinearShape, SIZES, layer_norm, usual_range, within};
 
 /// Sizes of BART. Keys that we do not read are about other things.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -73,6 +73,17 @@ pub(crate) const POSITION_OFFSET: i64 = 2;
 impl BartConfig {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let config: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        within("encoder_layers", config.encoder_layers, LAYERS)?;
+        within("decoder_layers", config.decoder_layers, LAYERS)?;
+        for (key, size) in [
+            ("vocab_size", config.vocab_size),
+            ("d_model", config.d_model),
+            ("encoder_ffn_dim", config.encoder_ffn_dim),
+            ("decoder_ffn_dim", config.decoder_ffn_dim),
+            ("max_position_embeddings", config.max_position_embeddings),
+        ] {
+            within(key, size, SIZES)?;
+        }
         for (key, heads) in [
             ("encoder_attention_heads", config.encoder_attention_heads),
             ("decoder_attention_heads", config.decoder_attention_heads),

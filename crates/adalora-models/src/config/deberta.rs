@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Activation, layer_norm, usual_range};
+use super::{Activation, SIZES, layer_norm, usual_range, within};
 
 /// Sizes of a DeBERTaV3 encoder, and of one of version 2 that is built in the same way. Keys that we do not read are
 /// about other things.
@@ -82,13 +82,17 @@ impl DebertaConfig {
             return Err(format!("only DeBERTa as version 3 has it can be run: {}", problems.join("; ")));
         }
         let config: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        within("hidden_size", config.hidden_size, SIZES)?;
+        within("conv_groups", config.conv_groups, SIZES)?;
         let (buckets, furthest) = (config.position_buckets, config.furthest());
         if buckets < 2 || furthest <= buckets / 2 + 1 {
             return Err(format!(
                 "position_buckets ({buckets}) must be at least 2, and max_relative_positions ({furthest}) more than half of that and one"
             ));
         }
+        within("position_buckets", buckets as usize, SIZES)?;
         let (kernel, groups, hidden) = (config.conv_kernel_size, config.conv_groups, config.hidden_size);
+        within("conv_kernel_size", kernel.max(1), SIZES)?;
         if kernel > 0 && (kernel.is_multiple_of(2) || !hidden.is_multiple_of(groups)) {
             return Err(format!(
                 "conv_kernel_size ({kernel}) must be odd and hidden_size ({hidden}) a multiple of conv_groups ({groups})"

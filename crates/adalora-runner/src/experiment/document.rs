@@ -40,6 +40,10 @@ pub(super) const TABLES: [&str; 10] = [
 const CHOICES: [&str; 7] =
     ["model", "task", "adapter", "orthogonality", "importance", "budget", "optimizer.schedule"];
 
+/// Bytes of a file that are read: ten times the longest one that is known. What a file says is kept once for each of its
+/// cells.
+const LONGEST: usize = 1 << 16;
+
 /// The name of the only variant of a file without `[variants.NAME]`.
 const ONLY: &str = "run";
 
@@ -61,7 +65,7 @@ pub struct Document {
 }
 
 #[derive(Debug, Clone)]
-struct Variant {
+pub(super) struct Variant {
     name: String,
     /// Its header.
     place: Place,
@@ -114,6 +118,11 @@ impl Document {
     ///
     /// Text that is not TOML. Everything else is found by [`Document::experiment`].
     pub fn parse(path: &Path, text: String, overrides: &[String]) -> Result<Self, Problems> {
+        if text.len() > LONGEST {
+            let message =
+                format!("it has {} bytes, and an experiment has {LONGEST} at most: split it", text.len());
+            return Err(Problems::of_file(path, message));
+        }
         let root = DeTable::parse(&text).map_err(|error| {
             let place = error.span().map_or(Place::WHOLE, Place::from);
             let located = Located { place, message: error.message().into(), variant: None };
@@ -161,6 +170,7 @@ impl Document {
         if let Some(tuning) = tuning {
             document.take_tuning(tuning);
         }
+        document.check_runs();
         for (index, text) in overrides.iter().enumerate() {
             if let Err(message) = document.override_with(text, Place::Override(index)) {
                 document.misplaced(Place::Override(index), message);
@@ -238,7 +248,7 @@ impl Document {
         parts[below.min(last)..].join("/")
     }
 
-    fn variants(&self) -> impl Iterator<Item = Option<&Variant>> {
+    pub(super) fn variants(&self) -> impl Iterator<Item = Option<&Variant>> {
         let only = self.variants.is_empty().then_some(None);
         only.into_iter().chain(self.variants.iter().map(Some))
     }

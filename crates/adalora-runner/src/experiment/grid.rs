@@ -25,6 +25,9 @@ use super::read::{instead, quoted};
 use super::spec::Experiment;
 use super::tree::{Entry, Node, Place, Table, Value};
 
+/// Runs of a file for one seed. The largest study that is known to us has some hundreds.
+const MOST_RUNS: usize = 4000;
+
 /// All that an experiment file asks for.
 #[derive(Debug, Clone)]
 pub struct Grid {
@@ -382,6 +385,21 @@ impl Document {
         };
         if let Some(axis) = self.list("tuning", setting.clone(), node) {
             self.axes.tuning = Some(Tries { axis, setting, seeds: numbers, place: place_of_seeds });
+        }
+    }
+
+    /// Lists multiply: a few lines can ask for more cells than memory holds.
+    pub(super) fn check_runs(&mut self) {
+        let axes = self.axes.sweep.iter().chain(self.axes.tuning.as_ref().map(|tries| &tries.axis));
+        let points = axes.map(|axis| axis.points.len());
+        let runs = points.chain([self.variants().count()]).fold(1usize, usize::saturating_mul);
+        if runs > MOST_RUNS {
+            self.axes = Axes::default();
+            let message = format!(
+                "sweep, tuning and variants multiply to more than {MOST_RUNS} runs for each seed: make several \
+                 experiments of it"
+            );
+            self.misplaced(Place::WHOLE, message);
         }
     }
 

@@ -63,6 +63,15 @@ impl Trainer<'_> {
     /// A state with other tensors than this run's.
     pub fn restore(&mut self, State { step, mut tensors }: State) -> Result<(), MisfitState> {
         let _guard = tch::no_grad_guard();
+        let total = self.plan.total_steps;
+        if step > total {
+            let found = format!("step {step}");
+            return Err(MisfitState { name: "step".into(), found, own: format!("{total} steps in all") });
+        }
+        if let Some(losses) = tensors.get(LOSSES).filter(|losses| losses.dim() != 1) {
+            let own = "one value for each step since the last record".into();
+            return Err(MisfitState { name: LOSSES.into(), found: describe(losses), own });
+        }
         if let Some(live) = tensors.remove(COMPACTED) {
             let initial = self.plan.layout.ranks();
             fits(COMPACTED, Some(&live), &Tensor::from_slice(RankPattern::full(&initial).live()))?;

@@ -101,40 +101,46 @@ struct Given {
     answer_start: i64,
 }
 
-/// All questions of a file's content, those of a paragraph together; `file` is named in errors.
-pub(crate) fn read(content: &[u8], file: &Path, version: SquadVersion) -> Result<Vec<Question>, TaskError> {
-    let problem = |place, problem| TaskError::Questions { file: file.into(), place, problem };
-    let mut parser = serde_json::Deserializer::from_slice(content);
-    let parsed: File = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
-        let place = error.path().to_string();
-        problem(place, QuestionProblem::Layout { said: error.into_inner().to_string() })
-    })?;
-    parser.end().map_err(|error| {
-        problem("after its end".into(), QuestionProblem::Layout { said: error.to_string() })
-    })?;
-    let mut seen = HashSet::new();
-    let mut questions = Vec::new();
-    for (article, Article { paragraphs }) in parsed.data.into_iter().enumerate() {
-        for (paragraph, Paragraph { context, qas }) in paragraphs.into_iter().enumerate() {
-            let context: Arc<str> = context.into();
-            for (number, asked) in qas.into_iter().enumerate() {
-                check(&asked, version, &mut seen).map_err(|rule| {
-                    problem(format!("data[{article}].paragraphs[{paragraph}].qas[{number}]"), rule)
-                })?;
-                let answers = asked.answers.into_iter().map(|given| given.within(&context));
-                questions.push(Question {
-                    id: asked.id,
-                    text: asked.question,
-                    answers: answers.collect(),
-                    context: Arc::clone(&context),
-                });
+impl Question {
+    /// All questions of a file's content, those of a paragraph together; `file` is named in errors.
+    ///
+    /// # Errors
+    ///
+    /// See [`QuestionProblem`].
+    pub fn read(content: &[u8], file: &Path, version: SquadVersion) -> Result<Vec<Self>, TaskError> {
+        let problem = |place, problem| TaskError::Questions { file: file.into(), place, problem };
+        let mut parser = serde_json::Deserializer::from_slice(content);
+        let parsed: File = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
+            let place = error.path().to_string();
+            problem(place, QuestionProblem::Layout { said: error.into_inner().to_string() })
+        })?;
+        parser.end().map_err(|error| {
+            problem("after its end".into(), QuestionProblem::Layout { said: error.to_string() })
+        })?;
+        let mut seen = HashSet::new();
+        let mut questions = Vec::new();
+        for (article, Article { paragraphs }) in parsed.data.into_iter().enumerate() {
+            for (paragraph, Paragraph { context, qas }) in paragraphs.into_iter().enumerate() {
+                let context: Arc<str> = context.into();
+                for (number, asked) in qas.into_iter().enumerate() {
+                    check(&asked, version, &mut seen).map_err(|rule| {
+                        problem(format!("data[{article}].paragraphs[{paragraph}].qas[{number}]"), rule)
+                    })?;
+                    let answers = asked.answers.into_iter().map(|given| given.within(&context));
+                    questions.push(Question {
+                        id: asked.id,
+                        text: asked.question,
+                        answers: answers.collect(),
+                        context: Arc::clone(&context),
+                    });
+                }
             }
         }
+        if questions.is_empty() {
+            return Err(TaskError::EmptySplit { file: file.into(), filter: None });
+        }
+        Ok(questions)
     }
-    if questions.is_empty() {
-        return Err(TaskError::EmptySplit { file: file.into(), filter: None });
-    }
-    Ok(questions)
 }
 
 fn check(asked: &Asked, version: SquadVersion, seen: &mut HashSet<String>) -> Result<(), QuestionProblem> {
@@ -173,7 +179,7 @@ mod tests {
                 {"text": "x", "answer_start": -1}], "is_impossible": false}]}]}]}"#;
 
     fn parse(content: &str, version: SquadVersion) -> Result<Vec<Question>, TaskError> {
-        read(content.as_bytes(), Path::new("dev.json"), version)
+        Question::read(content.as_bytes(), Path::new("dev.json"), version)
     }
 
     #[test]
