@@ -17,6 +17,21 @@ run EXPERIMENT *ARGS: setup
 check EXPERIMENT *ARGS: setup
     @cargo run -q -p adalora-runner -- check "$@"
 
+# Train a small BART on what packages are, then adapt it to news headlines by LoRA and AdaLoRA: half an hour on two cores
+headlines: setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    python3 scripts/headlines.py
+    adalora() { cargo run -q -p adalora-runner -- "$@"; }
+    materials=${ADALORA_MATERIALS:-.materials}
+    [ -f "$materials/bart-synopses-random/model.safetensors" ] ||
+        adalora init-bart "$materials/bart-synopses-random" --texts debian-synopses \
+            --vocabulary 4000 --layers 2 --width 192 --heads 4 --positions 128
+    adalora run small/headlines-base
+    [ -f "$materials/bart-synopses/model.safetensors" ] ||
+        adalora merge runs/small/headlines-base/run/seed-1 "$materials/bart-synopses"
+    adalora run small/headlines
+
 # Show importance metrics, budget curves, checkpoints, data sets and experiments
 list: setup
     @cargo run -q -p adalora-runner -- list
@@ -65,6 +80,7 @@ fetch *NAMES: setup
 test: setup
     python3 scripts/test_setup.py
     python3 scripts/test_cuda_bundle.py
+    python3 scripts/test_headlines.py
     cargo test --workspace --no-fail-fast
 
 # Run an array on a real Slurm of one node, which it starts; needs Debian's slurmctld, slurmd, slurm-client and munge
@@ -81,6 +97,7 @@ test-events: setup
 # Load exported adapters and merged checkpoints with PEFT and transformers, in a Python environment of its own (2.5 GB)
 test-formats: setup test-events
     reference/python.sh reference/formats_check.py
+    reference/python.sh reference/bart_check.py
 
 # Compare the CUDA kernels with their references on the GPUs of this machine; without one it fails
 test-cuda: setup

@@ -9,6 +9,7 @@ use adalora_adapter::store::plain_shape;
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
+use crate::merge::write;
 use crate::torch_file::TorchFile;
 use crate::{BartConfig, ModelConfig, ModelError};
 
@@ -129,6 +130,9 @@ fn read_file(
     }
 }
 
+/// Tensors that `transformers` puts beside the model, without its prefix.
+const HEADS: [&str; 4] = ["classifier.weight", "classifier.bias", "qa_outputs.weight", "qa_outputs.bias"];
+
 impl Checkpoint {
     /// Reads a folder in Hugging Face's layout. Tensors become f32.
     ///
@@ -142,7 +146,7 @@ impl Checkpoint {
             let optional = config.optional_tensors().into_iter();
             let optional = optional.filter(|(name, _)| stored.contains_key(name));
             // A head of the checkpoint is of another task, unless its shape says otherwise: see `HeadStart`.
-            let heads = ["classifier.weight", "classifier.bias", "qa_outputs.weight", "qa_outputs.bias"]
+            let heads = HEADS
                 .into_iter()
                 .filter_map(|name| stored.get(name).map(|own| (name.to_owned(), own.shape.clone())));
             config.tensors().into_iter().chain(optional).chain(heads).collect()
@@ -258,6 +262,20 @@ impl Checkpoint {
             }
         }
         Self { config: self.config.clone(), tensors }
+    }
+
+    /// Writes the tensors to `file`, a new `model.safetensors`, under the names that `transformers` gives them.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn save(&self, file: &Path) -> Result<(), ModelError> {
+        let prefix = self.config.prefix();
+        let named = self.tensors.iter().map(|(name, tensor)| {
+            let is_beside = HEADS.contains(&name.as_str()) || name == "final_logits_bias";
+            (if is_beside { name.clone() } else { format!("{prefix}{name}") }, tensor.shallow_clone())
+        });
+        write(&named.collect(), file)
     }
 
     /// The configuration.

@@ -102,7 +102,7 @@ pub fn merge(
 }
 
 /// Writes tensors in the dtypes that they have, sorted by name.
-fn write(tensors: &BTreeMap<String, Tensor>, file: &Path) -> Result<(), ModelError> {
+pub(crate) fn write(tensors: &BTreeMap<String, Tensor>, file: &Path) -> Result<(), ModelError> {
     let contents: Vec<_> = tensors
         .iter()
         .map(|(name, tensor)| {

@@ -16,6 +16,7 @@
 //! | the same as tasks of a Slurm array, and where all of them stand | [`slurm`], [`status`] |
 //! | a finished run, to be used | [`finished`] |
 //! | what it says of texts; its adapter for PEFT; a checkpoint with it merged in | [`predict`], [`export`], [`merge`] |
+//! | a model to be trained from scratch | [`init_bart`] |
 //! | an adapter of PEFT, to be used like a finished run | [`import`] |
 //! | the signals that end them early | [`stop`] |
 //! | the synthetic teacher task | [`planted`] |
@@ -28,6 +29,7 @@ pub mod finished;
 pub mod grid;
 pub mod import;
 mod inference;
+pub mod init_bart;
 pub mod libtorch;
 pub mod merge;
 pub mod pattern_file;

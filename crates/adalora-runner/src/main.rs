@@ -10,6 +10,7 @@ use adalora_runner::experiment::{AdapterSpec, Document, Grid, ModelSpec, RunSpec
 use adalora_runner::export::Format;
 use adalora_runner::finished::FinishedRun;
 use adalora_runner::grid::{Named, Runs};
+use adalora_runner::init_bart::{self, NewBart};
 use adalora_runner::provenance::Program;
 use adalora_runner::run_folder::{Found, find};
 use adalora_runner::slurm::{self, Frozen, Request};
@@ -78,6 +79,8 @@ enum Command {
     /// hub without a manifest. Files of the hub go to the cache that all of its tools share; HF_ENDPOINT, HF_HOME,
     /// HF_TOKEN and HF_HUB_OFFLINE are honoured. A download that broke off goes on where it was.
     Fetch(FetchArgs),
+    /// Make a BART to be trained from scratch: a checkpoint's folder with a tokenizer for a data set, and random weights.
+    InitBart(NewBart),
     /// Write the ranks that a finished run found to a file, for `ranks = "FILE"` of another experiment.
     ExportPattern {
         /// Folder of the run, such as `runs/quickstart/adalora/seed-1`.
@@ -286,6 +289,7 @@ fn main() -> ExitCode {
         Command::Schema => schema(),
         Command::Fetch(args) => fetch(&args),
         Command::ExportPattern { run, file } => pattern_file::export(&run, &file).map(|()| ExitCode::SUCCESS),
+        Command::InitBart(new) => init_bart(&new),
         Command::Worker(args) => work(&args),
     };
     result.unwrap_or_else(|error| {
@@ -683,6 +687,22 @@ fn merge(run: &Path, out: &Path) -> Result<ExitCode> {
         "trained values are written as {:?}; largest difference to f32: {difference:e}, in {name}",
         merged.kind
     );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn init_bart(new: &NewBart) -> Result<ExitCode> {
+    let made = init_bart::init(new, &Workspace::find()?.catalogue()?)?;
+    println!(
+        "{}: {} parameters, a vocabulary of {} tokens",
+        new.folder.display(),
+        made.parameters,
+        made.tokens
+    );
+    if made.tokens < new.vocabulary {
+        eprintln!(
+            "the texts have no more pairs of tokens that occur twice: the vocabulary is smaller than asked for"
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

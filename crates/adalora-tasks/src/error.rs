@@ -271,6 +271,24 @@ pub enum TaskError {
         /// The least that makes sense for this tokenizer.
         least: usize,
     },
+    /// A new vocabulary has no room for what every one has.
+    #[error(
+        "a vocabulary of {vocabulary} tokens is too small: it needs at least {least}, special tokens and all bytes among them"
+    )]
+    Vocabulary {
+        /// What is asked for.
+        vocabulary: usize,
+        /// The least that can be made.
+        least: usize,
+    },
+    /// No vocabulary can be learned from the texts.
+    #[error("no vocabulary can be learned from `{name}`: {source}")]
+    NoVocabulary {
+        /// Name of the data set.
+        name: String,
+        /// What the tokenizers crate said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A line that should hold two texts.
     #[error(
         "line {line} has {tabs} tabs; this task has pairs: write the two texts with one tab between them"

@@ -53,13 +53,7 @@ impl Dataset {
             summaries: TextEncoder::open(checkpoint, task.max_summary, 1)?,
         };
         files.read.extend_from_slice(&reader.summaries.files);
-        let mut read = |parts: &Parts| {
-            let parts = parts.files().iter().map(|file| {
-                let (path, content) = files.read(file)?;
-                format.pairs(content, &path)
-            });
-            parts.collect::<Result<Vec<_>, TaskError>>().map(|parts| parts.concat())
-        };
+        let mut read = |parts| side(parts, &mut files, &format);
         let (train, dev) = (read(&format.sides().train)?, read(&format.sides().dev)?);
         let train_available = train.len();
         let some = |all, asked, key| match asked {
@@ -175,6 +169,23 @@ fn sentences(text: &str) -> String {
 fn row(text: String) -> Row {
     // The label is another text, which is tokenized apart.
     Row { text, pair: None, label: Label::Class(0) }
+}
+
+/// Every document and summary that the data set `name` has to train on.
+pub(crate) fn training_texts(catalogue: &Catalogue, name: &str) -> Result<Vec<String>, TaskError> {
+    let (DataFormat::Summaries(format), mut files) = Files::of(catalogue, name)? else {
+        return Err(TaskError::OtherTask { name: name.into(), task: "summaries" });
+    };
+    Ok(side(&format.sides().train, &mut files, &format)?.into_iter().flatten().collect())
+}
+
+/// The pairs of one side.
+fn side(parts: &Parts, files: &mut Files, format: &Summaries) -> Result<Vec<Pair>, TaskError> {
+    let parts = parts.files().iter().map(|file| {
+        let (path, content) = files.read(file)?;
+        format.pairs(content, &path)
+    });
+    parts.collect::<Result<Vec<_>, TaskError>>().map(|parts| parts.concat())
 }
 
 impl Summaries {
