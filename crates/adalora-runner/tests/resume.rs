@@ -91,6 +91,11 @@ fn json(workspace: &Workspace, name: &str) -> Value {
     serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap()
 }
 
+fn has_finished(workspace: &Workspace) -> bool {
+    let status = workspace.path(RUN).join("status.json");
+    status.exists() && json(workspace, "status.json")["state"] == "finished"
+}
+
 /// Everything that a run leaves, but for wall times and memory.
 #[derive(Debug, PartialEq)]
 struct Left {
@@ -189,6 +194,9 @@ fn killed_at_random(experiment: &str, seed: u64) {
         std::thread::sleep(Duration::from_millis(random.random_range(0..30)));
         child.kill().unwrap();
         child.wait().unwrap();
+        if has_finished(&workspace) {
+            break; // It was quicker than the kill.
+        }
         kills += 1;
         assert!(kills < 60, "it does not come to an end");
     }
