@@ -125,7 +125,8 @@ fn opens_without_closing(record: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::dataset::Label;
-    use crate::manifest::{DevFiles, Encoding, LabelRule, RowFilter, Split};
+    use crate::manifest::table::RowFilter;
+    use crate::manifest::{DevFiles, Encoding, LabelRule, Split};
 
     const COMMAS: Delimited = Delimited { delimiter: ',', quoting: true, header: true, columns: None };
 

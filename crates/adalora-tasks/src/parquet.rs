@@ -168,7 +168,8 @@ mod tests {
 
     use super::*;
     use crate::dataset::Label;
-    use crate::manifest::{DevFiles, Encoding, LabelRule, RowFilter, Split};
+    use crate::manifest::table::RowFilter;
+    use crate::manifest::{DevFiles, Encoding, LabelRule, Split};
 
     fn table() -> Table {
         Table {

