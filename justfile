@@ -17,7 +17,7 @@ run EXPERIMENT *ARGS: setup
 check EXPERIMENT *ARGS: setup
     @cargo run -q -p adalora-runner -- check "$@"
 
-# Train a small BART on what packages are, then adapt it to news headlines by LoRA and AdaLoRA: half an hour on two cores
+# Train a small BART on what packages are, then adapt it to news headlines by LoRA and AdaLoRA: a quarter of an hour on two cores
 headlines: setup
     #!/usr/bin/env bash
     set -euo pipefail
