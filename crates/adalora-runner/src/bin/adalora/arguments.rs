@@ -121,7 +121,7 @@ pub(crate) struct RunArgs {
     /// Run this seed instead of the file's; may be given several times.
     #[arg(long = "seed", value_name = "N")]
     pub(crate) seeds: Vec<u64>,
-    /// Run this cell of [sweep] alone; may be given several times.
+    /// Run this cell of `[sweep]` alone; may be given several times.
     #[arg(long = "cell", value_name = "NAME")]
     pub(crate) cells: Vec<String>,
     /// `cpu`, or `cuda:0` and so on.
@@ -235,7 +235,7 @@ pub(crate) struct TaskArgs {
 pub(crate) struct WorkerArgs {
     #[command(flatten)]
     pub(crate) file: FileArgs,
-    /// Empty without [sweep].
+    /// Empty without `[sweep]`.
     #[arg(long, default_value = "")]
     pub(crate) cell: String,
     #[arg(long)]
