@@ -7,7 +7,7 @@
 //! | the buffers, and the leaf tensors over them | [`Arena`] |
 //! | a frozen linear layer with its increment: forward, merge, unmerge | [`Linear`], [`Adapter`] |
 //! | what an increment is multiplied by | [`ScalePolicy`] |
-//! | seeded starts of parameters | [`random`] |
+//! | seeded starts of parameters | [`random`], [`FactorStart`] |
 //! | orthogonality of the factors | [`Orthogonality`] |
 //! | an adapter on disk, as PEFT names and shapes it | [`store`] |
 //! | such an adapter as the start of another | [`Saved`] |
@@ -26,6 +26,7 @@ mod peft;
 pub mod random;
 mod saved;
 mod scale;
+mod start;
 pub mod store;
 pub mod target;
 
@@ -36,3 +37,4 @@ pub use orthogonality::{Orthogonality, OrthogonalityForm, squared_residuals};
 pub use peft::{FormatError, Increment, PeftAdapter};
 pub use saved::Saved;
 pub use scale::ScalePolicy;
+pub use start::FactorStart;

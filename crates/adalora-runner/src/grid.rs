@@ -169,11 +169,11 @@ fn remove(settings: &mut serde_json::Value, path: &str) {
 ///
 /// # Errors
 ///
-/// A finished run with other settings.
+/// A finished run with other settings, or a choice among other values.
 pub fn tuning_runs(folder: &Path, grid: &Grid, force: bool) -> Result<Vec<Named>> {
     let mut open = Vec::new();
     for cell in &grid.cells {
-        if Choice::read(&folder.join(&cell.name))?.is_none() {
+        if choice_of(folder, grid, cell)?.is_none() {
             open.extend(open_tries(folder, grid, cell, force)?);
         }
     }
@@ -247,8 +247,7 @@ pub fn final_runs(folder: &Path, grid: &Grid, force: bool) -> Result<Runs> {
 fn values(folder: &Path, grid: &Grid, cell: &Cell, force: bool) -> Result<Option<Vec<usize>>> {
     let variants = &cell.tries[0].variants;
     let Some(tuning) = tuning(grid) else { return Ok(Some(vec![0; variants.len()])) };
-    let own = folder.join(&cell.name);
-    let choice = match Choice::read(&own)? {
+    let choice = match choice_of(folder, grid, cell)? {
         Some(choice) => choice,
         None if open_tries(folder, grid, cell, force)?.is_empty() => choose(folder, cell, &tuning)?,
         None => return Ok(None),
@@ -258,6 +257,38 @@ fn values(folder: &Path, grid: &Grid, cell: &Cell, force: bool) -> Result<Option
         tuned.map(|tuned| tuned.chosen).with_context(|| format!("{TUNING_FILE} has no variant `{name}`"))
     };
     Ok(Some(variants.iter().map(|(name, _)| of(name)).collect::<Result<_>>()?))
+}
+
+/// What was chosen for a cell, if anything was.
+///
+/// # Errors
+///
+/// A choice among other values or by other seeds: somebody has removed the file that says what the grid was.
+fn choice_of(folder: &Path, grid: &Grid, cell: &Cell) -> Result<Option<Choice>> {
+    let own = folder.join(&cell.name);
+    let (Some(choice), Some(tuning)) = (Choice::read(&own)?, tuning(grid)) else { return Ok(None) };
+    let tried = Tuning {
+        setting: choice.setting.clone(),
+        values: choice
+            .variants
+            .first()
+            .into_iter()
+            .flat_map(|tuned| &tuned.tries)
+            .map(|tried| tried.value.clone())
+            .collect(),
+        seeds: choice.seeds.clone(),
+    };
+    if tried != tuning {
+        let said = |tuning: &Tuning| format!("{:?} with seeds {:?}", tuning.values, tuning.seeds);
+        bail!(
+            "{} chose among {}, the experiment now has {}. Give the experiment another name, or move {} away",
+            own.join(TUNING_FILE).display(),
+            said(&tried),
+            said(&tuning),
+            folder.display(),
+        );
+    }
+    Ok(Some(choice))
 }
 
 fn has_diverged(status: &Status) -> bool {

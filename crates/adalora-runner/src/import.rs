@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use adalora::{Form, ScalePolicy};
+use adalora::{FactorStart, Form, ScalePolicy};
 use adalora_adapter::{Increment, PeftAdapter};
 use adalora_models::{Checkpoint, HeadStart, Purpose, Settled};
 use adalora_report::{SETTINGS_FILE, write_file};
@@ -224,7 +224,15 @@ fn adapter_spec(peft: &PeftAdapter, prefix: &str) -> Result<AdapterSpec> {
     let targets = paths.map(str::to_owned).collect();
     let (ranks, scale) = (None, ScalePolicy::default());
     Ok(match peft.form() {
-        Form::Svd => AdapterSpec::Svd(Svd { targets, init_r: rank("init_r")?, ranks, alpha, scale }),
+        // What was trained is in the tensors: where it started is not known, and no longer matters.
+        Form::Svd => AdapterSpec::Svd(Svd {
+            targets,
+            init_r: rank("init_r")?,
+            ranks,
+            alpha,
+            scale,
+            start: FactorStart::default(),
+        }),
         Form::Lora => AdapterSpec::Lora(Lora { targets, r: rank("r")?, ranks, alpha, scale }),
     })
 }

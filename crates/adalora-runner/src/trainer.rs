@@ -125,6 +125,7 @@ impl<'a> Trainer<'a> {
         let start = plan.purpose.start(checkpoint, seed);
         let extras = tuning.start(checkpoint, seed).into_iter().chain(start.extras).collect();
         let arena = Arena::new(plan.layout.clone(), extras, device, seed);
+        spec.adapter.start().apply(&arena);
         let frozen = checkpoint.to_kind(precision.kind());
         let mut model = Model::new(plan.purpose, &frozen, tuning, &arena, dropouts, device);
         let ranks = plan.layout.ranks();

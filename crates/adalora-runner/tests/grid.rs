@@ -215,6 +215,12 @@ fn a_grid_is_frozen_before_its_first_run() {
         ]
         .concat()
     );
+
+    // Without the file, what was chosen still says among which values.
+    fs::remove_file(workspace.path("runs/small/grid/grid.json")).unwrap();
+    let changed = fs::read_to_string(workspace.path("experiments/small/grid.toml")).unwrap();
+    workspace.write("small/grid", &changed.replace("[1e-3, 1e-2]", "[1e-3, 3e-3, 1e-2]"));
+    insta::assert_snapshot!(error(&[]));
 }
 
 #[test]

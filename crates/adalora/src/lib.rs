@@ -17,8 +17,8 @@ mod allocator;
 mod optimizer;
 
 pub use adalora_adapter::{
-    Adapter, Arena, Extra, Form, Layout, Leaves, Linear, Orthogonality, OrthogonalityForm, ParameterKind,
-    ScalePolicy, Site,
+    Adapter, Arena, Extra, FactorStart, Form, Layout, Leaves, Linear, Orthogonality, OrthogonalityForm,
+    ParameterKind, ScalePolicy, Site,
 };
 pub use adalora_budget::{
     BudgetAction, BudgetError, BudgetSchedule, BudgetSpec, BudgetUnit, Phases, RankPattern,

@@ -1,6 +1,6 @@
 //! What an experiment file says, table by table.
 
-use adalora::{AdamWSpec, BudgetSpec, Form, ImportanceSpec, OrthogonalityForm, ScalePolicy};
+use adalora::{AdamWSpec, BudgetSpec, FactorStart, Form, ImportanceSpec, OrthogonalityForm, ScalePolicy};
 use adalora_models::{Generation, Placement, Precision, Tuning};
 use adalora_tasks::{QuestionsSpec, SummariesSpec};
 use schemars::JsonSchema;
@@ -264,6 +264,9 @@ pub struct Svd {
     /// How the scale depends on the rank.
     #[serde(default, skip_serializing_if = "ScalePolicy::is_default")]
     pub scale: ScalePolicy,
+    /// What the vectors of a triplet start from.
+    #[serde(default, skip_serializing_if = "FactorStart::is_default")]
+    pub start: FactorStart,
 }
 
 /// `[adapter.lora]`
@@ -374,6 +377,14 @@ impl AdapterSpec {
             Self::Svd(svd) => svd.scale,
             Self::Lora(lora) => lora.scale,
             _ => ScalePolicy::default(),
+        }
+    }
+
+    /// What the vectors of a triplet start from; of no meaning without triplets.
+    pub fn start(&self) -> FactorStart {
+        match self {
+            Self::Svd(svd) => svd.start,
+            _ => FactorStart::default(),
         }
     }
 
