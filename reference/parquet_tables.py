@@ -73,6 +73,22 @@ def main():
         },
         ["entailment", "neutral", "contradiction"],
     )
+    glue(
+        "sst2",
+        ["sentence"],
+        pa.int64(),
+        {"train": [(cat, 1, 0), (dog, 0, 1)], "validation": [(dog, 0, 0)]},
+        ["negative", "positive"],
+    )
+    pairs = {
+        "mrpc": ("sentence1", "sentence2", ["not_equivalent", "equivalent"]),
+        "rte": ("sentence1", "sentence2", ["entailment", "not_entailment"]),
+        "qnli": ("question", "sentence", ["entailment", "not_entailment"]),
+        "wnli": ("sentence1", "sentence2", ["not_entailment", "entailment"]),
+    }
+    for name, (first, second, classes) in pairs.items():
+        rows = {"train": [(dog, cat, 1, 0), (cat, cat, 0, 1)], "validation": [(cat, dog, 1, 0)]}
+        glue(name, [first, second], pa.int64(), rows, classes)
 
     numbers = list(range(1000))
     texts = [f"text {number % 7} of {number}" for number in numbers]

@@ -72,7 +72,12 @@ pub(crate) fn study_page(study: &Study, tables: &Tables, ladder: Option<&str>) -
         body.push_str(&section("Failed runs", &list(" class=\"failed\"", &tables.failures)));
     }
     body.push_str(&section("Scores", &(tables.scores.html() + &list("", &tables.scores_notes))));
-    for (title, table) in [("Differences", &tables.differences), ("Tuning", &tables.tuning)] {
+    let more = [
+        ("Differences", tables.differences.as_ref()),
+        ("Best steps", Some(&tables.best)),
+        ("Tuning", tables.tuning.as_ref()),
+    ];
+    for (title, table) in more {
         if let Some((table, notes)) = table {
             body.push_str(&section(title, &(table.html() + &list("", notes))));
         }

@@ -143,8 +143,10 @@ pub struct TrainRecord {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Residuals {
     /// `||PᵀP - I||²`
+    #[serde(deserialize_with = "each_nan_if_null")]
     pub p: Vec<f32>,
     /// `||Q Qᵀ - I||²`
+    #[serde(deserialize_with = "each_nan_if_null")]
     pub q: Vec<f32>,
 }
 
@@ -152,10 +154,13 @@ pub struct Residuals {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shares {
     /// Of lambda.
+    #[serde(deserialize_with = "nan_if_null")]
     pub lambda: f32,
     /// Of the mean over its column of P.
+    #[serde(deserialize_with = "nan_if_null")]
     pub p: f32,
     /// Of the mean over its row of Q.
+    #[serde(deserialize_with = "nan_if_null")]
     pub q: f32,
 }
 
@@ -530,8 +535,13 @@ fn malformed_json(path: &Path, line: usize, error: &serde_json::Error) -> Report
     ReportError::Malformed { path: path.to_owned(), line, reason }
 }
 
-fn nan_if_null<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+fn nan_if_null<'de, D: Deserializer<'de>, T: Deserialize<'de> + From<f32>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f32::NAN.into()))
+}
+
+fn each_nan_if_null<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
+    let values = Vec::<Option<f32>>::deserialize(from)?;
+    Ok(values.into_iter().map(|value| value.unwrap_or(f32::NAN)).collect())
 }
 
 fn nans_if_null<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, f64>, D::Error> {

@@ -266,15 +266,20 @@ fn scores_notes(summary: &ExperimentSummary) -> Vec<String> {
             "No seed has finished both with {control} and with another variant: no differences."
         ));
     }
-    notes.push(format!(
-        "The best step is optimistic: each run's step is picked by its {headline} on the same dev split. It is \
-         never mixed with the last step."
-    ));
+    notes.push(best_note(headline));
     let undefined = |of: &Summary| of.mean.is_nan();
     if variants.iter().any(|variant| variant.last.iter().flatten().chain(&variant.best).any(undefined)) {
         notes.push("NaN: the score is undefined in at least one finished run.".to_owned());
     }
     notes
+}
+
+/// What must be said of scores at the best step.
+pub(crate) fn best_note(picked_by: &str) -> String {
+    format!(
+        "The best step is optimistic: each run's step is picked by its {picked_by} on the same dev split. It is never \
+         mixed with the last step."
+    )
 }
 
 fn costs(summary: &ExperimentSummary) -> Table {

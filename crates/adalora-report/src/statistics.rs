@@ -172,7 +172,7 @@ fn summarize<'a>(
     for evaluation in evaluations {
         last.push(Summary::of(scores_at_last(variant, evaluation)?.into_values()));
     }
-    let best = scores(variant, headline, |result| &result.best.scores)?;
+    let best = scores_at_best(variant, headline)?;
     let difference = match control {
         Some(control) => Difference::new(control, &scores_at_last(variant, headline)?),
         None => None,
@@ -203,6 +203,11 @@ fn summarize<'a>(
 /// One score of each finished run at its last step, by seed.
 pub(crate) fn scores_at_last(variant: &Variant, evaluation: &str) -> Result<BTreeMap<u64, f64>, ReportError> {
     scores(variant, evaluation, |result| &result.last.scores)
+}
+
+/// One score of each finished run at its best step, by seed.
+pub(crate) fn scores_at_best(variant: &Variant, evaluation: &str) -> Result<BTreeMap<u64, f64>, ReportError> {
+    scores(variant, evaluation, |result| &result.best.scores)
 }
 
 /// One score of each finished run, by seed.

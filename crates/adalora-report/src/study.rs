@@ -8,9 +8,9 @@ use crate::ReportError;
 use crate::glue::{self, Convention};
 use crate::grid::{Choice, Grid, GridCell, Tuned};
 use crate::record::{Experiment, Status, Variant};
-use crate::results::{CsvRow, mean_and_deviation, with_interval};
+use crate::results::{CsvRow, best_note, mean_and_deviation, with_interval};
 use crate::significance::{SIGNIFICANT, fewest_pairs, holm, smallest_sign_flip_p};
-use crate::statistics::{Difference, RunCounts, Summary, scores_at_last};
+use crate::statistics::{Difference, RunCounts, Summary, scores_at_best, scores_at_last};
 use crate::table::{ABSENT, Alignment, Table, escape_latex, escape_markdown};
 use crate::tuning;
 
@@ -97,10 +97,15 @@ impl Cell {
         Ok(Self { name: cell.name.clone(), task: task_of(cell), experiment, choice })
     }
 
+    /// Names of the scores, the headline first, from a finished run; none without one.
+    fn evaluations(&self) -> &[String] {
+        let mut results = self.experiment.variants.iter().flat_map(Variant::results);
+        results.next().map_or(&[], |result| &result.evaluation)
+    }
+
     /// Name of the headline score, from a finished run.
     pub(crate) fn headline(&self) -> Option<&str> {
-        let mut results = self.experiment.variants.iter().flat_map(Variant::results);
-        results.next()?.evaluation.first().map(String::as_str)
+        self.evaluations().first().map(String::as_str)
     }
 
     /// Headline scores of a variant at the last step, by seed.
@@ -185,6 +190,10 @@ impl Row<'_> {
         )
     }
 
+    fn variant(&self, column: usize) -> &Variant {
+        &self.group.cells[column].experiment.variants[self.at]
+    }
+
     fn is_control(&self) -> bool {
         self.at == 0
     }
@@ -203,6 +212,8 @@ impl Row<'_> {
 pub(crate) struct Tables {
     pub(crate) scores: Table,
     pub(crate) scores_notes: Vec<String>,
+    /// Headline scores at the best step.
+    pub(crate) best: (Table, Vec<String>),
     /// Absent where there is one variant alone.
     pub(crate) differences: Option<(Table, Vec<String>)>,
     /// Absent without `[tuning]`.
@@ -223,6 +234,7 @@ impl Tables {
         Ok(Self {
             scores,
             scores_notes,
+            best: best(study)?,
             csv: csv(study, &tests)?,
             differences: tests.table(study),
             tuning: tuned(study),
@@ -240,7 +252,7 @@ impl Tables {
             self.scores.markdown(),
             bullets(&self.scores_notes)
         );
-        for (table, notes) in self.differences.iter().chain(&self.tuning) {
+        for (table, notes) in self.differences.iter().chain([&self.best]).chain(&self.tuning) {
             text += &format!("\n{}\n{}", table.markdown(), bullets(notes));
         }
         if !self.failures.is_empty() {
@@ -266,6 +278,7 @@ impl Tables {
         if let Some((table, notes)) = &self.differences {
             text += &float("differences", table, notes);
         }
+        text += &float("best steps", &self.best.0, &self.best.1);
         if let Some((table, notes)) = &self.tuning {
             text += &float("tuning", table, notes);
         }
@@ -292,17 +305,21 @@ fn scores(study: &Study, counts: &RunCounts) -> Result<(Table, Vec<String>), Rep
     }
     let (mut fewest, mut most) = (usize::MAX, 0);
     for (column, title) in study.columns.iter().enumerate() {
-        let headline = study.groups.iter().find_map(|group| group.cells.get(column)?.headline());
-        let mut cells = Vec::new();
-        for row in &rows {
-            let scores = row.group.cells[column].scores(row.at)?;
-            (fewest, most) = (fewest.min(scores.len()), most.max(scores.len()));
-            cells.push(
-                Summary::of(scores.into_values()).map_or(ABSENT.to_owned(), |of| mean_and_deviation(&of)),
-            );
+        let own = |group: &'_ Group| group.cells[column].evaluations().to_vec();
+        let evaluations = study.groups.iter().map(own).find(|names| !names.is_empty()).unwrap_or_default();
+        if evaluations.is_empty() {
+            table.column(title.clone(), Right, rows.iter().map(|_| ABSENT.to_owned()));
+            fewest = 0;
         }
-        let title = headline.map_or(title.clone(), |headline| format!("{title}, {headline}"));
-        table.column(title, Right, cells);
+        for evaluation in evaluations {
+            let mut cells = Vec::new();
+            for row in &rows {
+                let scores = scores_at_last(row.variant(column), &evaluation)?;
+                (fewest, most) = (fewest.min(scores.len()), most.max(scores.len()));
+                cells.push(summarized(scores));
+            }
+            table.column(format!("{title}, {evaluation}"), Right, cells);
+        }
     }
     let n = if fewest == most { format!("n = {most}") } else { format!("n from {fewest} to {most}") };
     let mut notes =
@@ -337,6 +354,26 @@ fn scores(study: &Study, counts: &RunCounts) -> Result<(Table, Vec<String>), Rep
         ));
     }
     Ok((table, notes))
+}
+
+fn best(study: &Study) -> Result<(Table, Vec<String>), ReportError> {
+    let rows = study.rows();
+    let mut table = Table::default();
+    table.column("variant", Alignment::Left, rows.iter().map(Row::label));
+    for (column, title) in study.columns.iter().enumerate() {
+        let headline = study.groups.iter().find_map(|group| group.cells[column].headline());
+        let mut cells = Vec::new();
+        for row in &rows {
+            let of = |headline| scores_at_best(row.variant(column), headline);
+            cells.push(summarized(headline.map(of).transpose()?.unwrap_or_default()));
+        }
+        table.column(format!("{title}, best step"), Alignment::Right, cells);
+    }
+    Ok((table, vec![best_note("headline score")]))
+}
+
+fn summarized(scores: BTreeMap<u64, f64>) -> String {
+    Summary::of(scores.into_values()).map_or(ABSENT.to_owned(), |of| mean_and_deviation(&of))
 }
 
 /// A difference to the control with its p, adjusted over the tasks.
@@ -402,13 +439,13 @@ impl<'a> Tests<'a> {
             table.column("p, Holm", Right, all.iter().map(|test| p(test.adjusted)));
         }
         let mut notes = vec![format!(
-            "Δ: paired difference to {control} at the last step, over the seeds that both have finished, with its 95 % \
-             t interval, not adjusted. p: exact two-sided sign-flip test."
+            "Δ: paired difference to {control} in the headline score, a task's first, at the last step, over the seeds \
+             that both have finished, with its 95 % t interval, not adjusted. p: exact two-sided sign-flip test."
         )];
         if columns > 1 {
             notes.push(format!(
-                "Holm: p adjusted over the {columns} columns of each variant, not over the variants. The average is \
-                 not among them."
+                "Holm: p adjusted over the {columns} headline scores of each variant, not over the variants. The \
+                 average is not among them."
             ));
         }
         let needed = fewest_pairs(columns);
@@ -416,7 +453,7 @@ impl<'a> Tests<'a> {
             let smallest = smallest_sign_flip_p(fewest);
             notes.push(format!(
                 "Too few seeds to show anything by this test: with n = {fewest} no p is below 2/2ⁿ = {smallest}. Below \
-                 {SIGNIFICANT} needs {} pairs, and {needed} after Holm over {columns} columns.",
+                 {SIGNIFICANT} needs {} pairs, and {needed} after Holm over {columns} scores.",
                 fewest_pairs(1)
             ));
         }
@@ -474,6 +511,12 @@ fn csv(study: &Study, Tests(tests): &Tests) -> Result<String, ReportError> {
             let of = test.map(|test| test.difference.of);
             let bounds = of.and_then(|of| Some((of.mean, of.half_width()?)));
             let tuned = cell.and_then(|cell| cell.tuned(row.name));
+            let best = match (column, cell.and_then(Cell::headline)) {
+                (Some(column), Some(headline)) => {
+                    Summary::of(scores_at_best(row.variant(column), headline)?.into_values())
+                }
+                _ => None,
+            };
             let mut line = CsvRow::default();
             line.put("group", Some(&row.group.name));
             line.put("on", Some(title));
@@ -481,6 +524,7 @@ fn csv(study: &Study, Tests(tests): &Tests) -> Result<String, ReportError> {
             line.put("score", Some(cell.and_then(Cell::headline).unwrap_or("average")));
             line.put("n", Some(scores.len()));
             line.put_summary("last", Summary::of(scores.into_values()));
+            line.put_summary("best", best);
             line.put_summary("accuracy_only", accuracy_only);
             line.put_summary("difference", of);
             line.put("difference_low", bounds.map(|(mean, half)| mean - half));

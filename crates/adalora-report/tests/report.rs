@@ -197,6 +197,42 @@ fn heat_map_shows_mean_and_deviation_of_the_final_ranks() {
 }
 
 #[test]
+fn trajectory_has_a_stretch_for_each_rank_that_was_kept() {
+    let dir = empty(&["lora", "adalora"]);
+    add_finished(dir.path(), result("lora", 1, 0.5, None));
+    let stretches = |rows: &str| {
+        for seed in [1, 2] {
+            add_finished(dir.path(), result("adalora", seed, 0.5, Some(8)));
+            let ranks = dir.path().join(format!("adalora/seed-{seed}")).join(RANKS_FILE);
+            fs::write(ranks, format!("step,{ADAPTERS}\n{rows}")).unwrap();
+        }
+        write(dir.path()).unwrap();
+        let picture = report(dir.path(), "trajectory.svg");
+        assert!(picture.contains(">adalora (2 seeds)</text>") && !picture.contains(">lora (1 seed)</text>"));
+        picture.matches("<rect").count()
+    };
+    let constant = stretches("50,2,4,2,4\n100,2,4,2,4\n200,2,4,2,4\n");
+    // One adapter falls once, another twice.
+    assert_eq!(stretches("50,2,4,2,4\n100,2,1,2,3\n200,2,1,2,0\n"), constant + 3);
+}
+
+#[test]
+fn factors_show_residuals_and_shares_of_those_that_have_them() {
+    let dir = made_up();
+    write(dir.path()).unwrap();
+    let picture = report(dir.path(), "factors.svg");
+    for panel in ["squared residual of P", "squared residual of Q", "share of λ", "share of P", "share of Q"]
+    {
+        assert!(picture.contains(panel), "{panel}");
+    }
+    let dir = empty(&["lora"]);
+    add_finished(dir.path(), result("lora", 1, 0.5, None));
+    write(dir.path()).unwrap();
+    assert!(!dir.path().join("report/factors.svg").exists());
+    assert!(!dir.path().join("report/trajectory.svg").exists());
+}
+
+#[test]
 fn seeds_are_in_numerical_order() {
     let dir = made_up();
     let experiment = Experiment::read(dir.path()).unwrap();

@@ -121,7 +121,7 @@ fn tables_over_tasks() {
     assert_eq!(markdown.replace(&name_of(&dir), "study"), report(&dir, "report/table.md"));
     insta::assert_snapshot!("study_markdown", report(&dir, "report/table.md"));
     insta::assert_snapshot!("study_csv", report(&dir, "report/table.csv"));
-    assert!(report(&dir, "report/table.tex").matches("\\begin{table}").count() == 3);
+    assert!(report(&dir, "report/table.tex").matches("\\begin{table}").count() == 4);
     let cell = report(&dir, "cola/report/table.md");
     assert!(cell.contains("| lr-0.01 | lr-1.0 |") || cell.contains("lr-1.0"), "{cell}");
     assert!(!dir.path().join("report/ladder.svg").exists(), "all cells have one size");
@@ -183,5 +183,8 @@ fn sizes_make_a_ladder() {
     // One task alone: rows are ranks and variants, and there is no average.
     assert!(markdown.contains("sst-2, accuracy") && markdown.contains("| r-2, adalora |"), "{markdown}");
     assert!(!markdown.contains("average"), "{markdown}");
-    assert!(dir.path().join("report/ladder.svg").exists());
+    let ladder = report(&dir, "report/ladder.svg");
+    for text in ["sst-2, accuracy", ">lora<", ">adalora<", "smallest to largest"] {
+        assert!(ladder.contains(text), "{text}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use adalora_runner::experiment::{AdapterSpec, Document, Experiment, Problem, RunSpec};
+use adalora_runner::experiment::{AdapterSpec, Document, Experiment, Grid, Problem, RunSpec};
 
 /// A file with nothing wrong in it.
 const BASE: &str = r#"description = "A test"
@@ -106,6 +106,21 @@ fn committed_experiments_hold() {
             experiment.name
         );
     }
+}
+
+#[test]
+fn committed_grids_hold() {
+    let mut grids = 0;
+    for folder in ["small", "paper"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments").join(folder);
+        for entry in path.read_dir().expect("a folder of experiments") {
+            let path = entry.expect("an entry").path();
+            let (document, _) = Grid::load(&path, &[]).unwrap_or_else(|problems| panic!("{problems}"));
+            assert!(document.source().starts_with("description = "), "{}", path.display());
+            grids += 1;
+        }
+    }
+    assert!(grids > 20, "{grids}");
 }
 
 #[test]

@@ -4,11 +4,18 @@
 mod hub_server;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use adalora_tasks::{Catalogue, Dataset, TaskSpec};
 use hub_server::{COMMIT, Fault, Server};
 use tempfile::TempDir;
+
+/// CoLA as the hub has it, a few rows.
+fn table(split: &str) -> Vec<u8> {
+    let tables = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../reference/values/parquet/glue/cola");
+    fs::read(tables.join(format!("{split}-00000-of-00001.parquet"))).expect("a file")
+}
 
 struct Workspace {
     root: TempDir,
@@ -23,8 +30,16 @@ impl Workspace {
             "description = \"\"\nlicence = \"\"\nformat = \"checkpoint\"\n[source.hub]\nrepository = \"somebody/tiny\"\n\
              revision = \"{COMMIT}\"\nfiles = [\"config.json\", \"pytorch_model.bin\"]\n"
         );
-        fs::write(root.path().join("datasets/tiny.toml"), manifest).expect("a manifest");
+        let data = format!(
+            "description = \"\"\nlicence = \"\"\nformat.glue = {{ task = \"cola\" }}\n\
+             source.hub = {{ repository = \"somebody/glue\", revision = \"{COMMIT}\" }}\n"
+        );
+        for (name, manifest) in [("tiny", manifest), ("acceptable", data)] {
+            fs::write(root.path().join(format!("datasets/{name}.toml")), manifest).expect("a manifest");
+        }
         let files = [
+            ("datasets/somebody/glue/cola/train-00000-of-00001.parquet", table("train")),
+            ("datasets/somebody/glue/cola/validation-00000-of-00001.parquet", table("validation")),
             ("models/somebody/tiny/config.json", b"{}".to_vec()),
             ("models/somebody/tiny/pytorch_model.bin", vec![7; 100_000]),
             ("models/somebody/other/config.json", b"{}".to_vec()),
@@ -92,6 +107,24 @@ fn endpoint_home_and_token_are_those_of_the_environment() {
         (code, said.as_str()),
         (0, "somebody/tiny is in elsewhere/tiny\nsomebody/other is in elsewhere/somebody/other\n")
     );
+}
+
+#[test]
+fn a_data_set_is_fetched_and_read() {
+    let workspace = Workspace::new();
+    let secret = [("HF_TOKEN", "secret")];
+    // By its name here, and by that of its repository.
+    let (code, said) = workspace.fetch(&["data", "acceptable"], &secret);
+    assert_eq!((code, said.as_str()), (0, "acceptable is in ./.materials/acceptable\n"));
+    let (code, said) = workspace.fetch(&["data", "somebody/glue"], &secret);
+    assert_eq!((code, said.as_str()), (0, "acceptable is in ./.materials/acceptable already\n"));
+
+    let catalogue =
+        Catalogue::open(&workspace.path("datasets"), &workspace.path(".materials")).expect("a catalogue");
+    let task = TaskSpec { data: "acceptable".into(), max_length: 64, train_rows: None };
+    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adalora-tasks/tests/fixtures");
+    let data = Dataset::load(&catalogue, &task, &tokenizer).expect("what was fetched");
+    assert_eq!((data.train.len(), data.dev[0].examples.len()), (3, 1));
 }
 
 #[test]

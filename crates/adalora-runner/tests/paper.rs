@@ -99,19 +99,26 @@ fn table_1_has_the_published_steps_budgets_and_parameters() {
     let plans = plans("table-1");
     let of =
         |label: &str| &plans.iter().find(|(own, ..)| own == label).unwrap_or_else(|| panic!("{label}")).2;
-    // Steps of a run: the paper's epochs at batch size 32.
+    // Steps of a run, the paper's epochs at batch size 32; Table 8's phases: last steps of warm-up and reduction.
     let steps = [
-        ("mnli", 85_904),
-        ("sst-2", 50_520),
-        ("cola", 6_700),
-        ("qqp", 56_855),
-        ("qnli", 16_370),
-        ("rte", 3_900),
-        ("mrpc", 3_450),
-        ("sts-b", 4_500),
+        ("mnli", 85_904, 8_000, 35_904),
+        ("sst-2", 50_520, 6_000, 28_520),
+        ("cola", 6_700, 800, 3_200),
+        ("qqp", 56_855, 8_000, 31_855),
+        ("qnli", 16_370, 2_000, 8_370),
+        ("rte", 3_900, 600, 2_100),
+        ("mrpc", 3_450, 600, 1_650),
+        ("sts-b", 4_500, 800, 2_500),
     ];
-    for (task, steps) in steps {
-        assert_eq!(of(&format!("0.3m,{task}/adalora")).total_steps, steps, "{task}");
+    for (task, steps, t_init, last) in steps {
+        let plan = of(&format!("0.3m,{task}/adalora"));
+        let schedule = plan.schedule.as_ref().unwrap();
+        let [warm_up, ..] = schedule.phases();
+        assert_eq!(
+            (plan.total_steps, *warm_up.end(), schedule.last_allocation()),
+            (steps, t_init, last),
+            "{task}"
+        );
     }
     // Table 7: b(T), and LoRA's parameters at ranks 2, 4 and 8.
     for (level, budget, lora) in [("0.3m", 144, 331_776), ("0.6m", 288, 663_552), ("1.2m", 576, 1_327_104)] {
@@ -119,8 +126,51 @@ fn table_1_has_the_published_steps_budgets_and_parameters() {
         assert_eq!(schedule.target(), budget);
         assert_eq!(of(&format!("{level},rte/lora")).parameters().adapter_peak, lora);
     }
-    let last = of("0.3m,mnli/adalora").schedule.as_ref().unwrap().last_allocation();
-    assert_eq!(last, 35_904);
+}
+
+#[test]
+fn figure_1_spends_about_as_much_everywhere() {
+    let plans = plans("figure-1");
+    assert_eq!(plans.len(), 10);
+    for (label, _, plan) in plans {
+        let parameters = plan.parameters().adapter_peak;
+        assert!((276_480..=290_304).contains(&parameters), "{label}: {parameters}");
+    }
+}
+
+#[test]
+fn figure_2_has_the_ladder_of_the_authors_log() {
+    let plans = plans("figure-2-squad-v2");
+    let ladder = plans.iter().filter_map(|(_, spec, plan)| {
+        let target = plan.schedule.as_ref()?.target() / plan.layout.adapters();
+        Some((target, spec.adapter.rank()?))
+    });
+    let published = [(1, 2), (2, 4), (8, 12), (16, 25), (32, 48), (58, 68), (102, 156), (156, 198)];
+    assert_eq!(ladder.collect::<Vec<_>>(), published);
+}
+
+#[test]
+fn table_4_prunes_by_each_importance_on_one_schedule() {
+    let plans = plans("table-4");
+    let kind = |spec: &RunSpec| Some((spec.adapter.name(), spec.importance.as_ref()?.name()));
+    let mut kinds: Vec<_> = plans.iter().filter_map(|(_, spec, _)| kind(spec)).collect();
+    kinds.sort();
+    kinds.dedup();
+    let expected = [
+        ("lora", "sensitivity-uncertainty"),
+        ("svd", "magnitude"),
+        ("svd", "random"),
+        ("svd", "sensitivity"),
+        ("svd", "sensitivity-uncertainty"),
+        ("svd", "uniform"),
+    ];
+    assert_eq!(kinds, expected);
+    for (label, _, plan) in &plans {
+        let first =
+            &plans.iter().find(|(own, ..)| own.split('/').next() == label.split('/').next()).unwrap().2;
+        let budget = |plan: &Plan| plan.schedule.as_ref().map(|own| (own.target(), own.last_allocation()));
+        assert_eq!(budget(plan), budget(first), "{label}");
+    }
 }
 
 #[test]

@@ -172,8 +172,10 @@ fn a_warm_start_takes_the_increments_and_says_from_where() {
     let workspace = Workspace::new("small", SMALL);
     assert_code(&workspace.adalora(&["run", "small"]), 0);
     // Another rank and scale than the source's, under which the increments are the same.
-    let warm = SMALL.replace("init_r = 3\nalpha = 6", "init_r = 4\nalpha = 2")
-        + "[variants.cold]\n[variants.warm]\nwarm_start.run = \"runs/small/run/seed-1\"\n";
+    // Another head too.
+    let warm =
+        SMALL.replace("init_r = 3\nalpha = 6", "init_r = 4\nalpha = 2").replace("outputs = 3", "outputs = 5")
+            + "[variants.cold]\n[variants.warm]\nwarm_start.run = \"runs/small/run/seed-1\"\n";
     workspace.write("warm", &warm);
     let output = workspace.adalora(&["check", "warm"]);
     assert_code(&output, 0);

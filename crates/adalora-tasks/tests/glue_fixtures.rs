@@ -165,3 +165,29 @@ fn parquet_of_mnli_with_two_dev_sets() {
     assert_eq!(data.score_names(), ["accuracy-matched", "accuracy-mismatched"]);
     assert_eq!(data.files.len(), 4);
 }
+
+#[test]
+fn parquet_of_sst_2() {
+    let data = load_parquet("sst-2");
+    assert_eq!(labels(&data.train), [Class(1), Class(0)]);
+    assert_eq!(labels(&data.dev[0].examples), [Class(0)]);
+    assert_eq!(data.train[0].ids, [&[2], &CAT[..], &[3]].concat());
+}
+
+#[test]
+fn parquet_of_pairs() {
+    for (task, scores) in [
+        ("mrpc", &["accuracy", "f1"][..]),
+        ("rte", &["accuracy"]),
+        ("qnli", &["accuracy"]),
+        ("wnli", &["accuracy"]),
+    ] {
+        let data = load_parquet(task);
+        assert_eq!(labels(&data.train), [Class(1), Class(0)], "{task}");
+        assert_eq!(labels(&data.dev[0].examples), [Class(1)], "{task}");
+        // The first text comes first: the second pair is one sentence twice, the first is not.
+        assert_eq!(data.train[1].ids, [&[2], &CAT[..], &[3], &CAT[..], &[3]].concat(), "{task}");
+        assert!(data.train[0].ids.ends_with(&[&[3], &CAT[..], &[3]].concat()), "{task}");
+        assert_eq!(data.score_names(), scores, "{task}");
+    }
+}
