@@ -9,11 +9,14 @@ use std::sync::LazyLock;
 use adalora_adapter::{Form, Layout, PeftAdapter, Saved, Site};
 use adalora_models::Checkpoint;
 use adalora_report::{LogRecord, Ranks};
+use adalora_runner::check;
 use adalora_runner::checkpoint::{self, Checkpoints};
-use adalora_runner::experiment::Document;
+use adalora_runner::experiment::{Document, ModelSpec};
+use adalora_runner::finished::FinishedRun;
+use adalora_runner::import::{Request, import};
 use adalora_runner::pattern_file::PatternFile;
 use adalora_runner::run_folder::{Claim, RunFolder};
-use adalora_tasks::{DataFormat, Manifest, Question, SquadVersion, Table};
+use adalora_tasks::{Catalogue, DataFormat, Manifest, Question, SquadVersion, Table};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use zip::CompressionMethod;
@@ -50,6 +53,11 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
     folder
 }
 
+/// A catalogue without manifests.
+static EMPTY: LazyLock<Catalogue> = LazyLock::new(|| {
+    Catalogue::open(folder(&[]).path(), Path::new("materials")).expect("an empty folder is one")
+});
+
 /// The first byte, and the rest.
 fn choice(data: &[u8]) -> (usize, &[u8]) {
     data.split_first().map_or((0, data), |(first, rest)| (usize::from(*first), rest))
@@ -66,22 +74,30 @@ fn shown<T, E: ToString>(result: Result<T, E>) -> Option<T> {
     result.inspect_err(|error| assert!(!error.to_string().is_empty())).ok()
 }
 
-/// An experiment file, and overrides.
+/// An experiment file, and overrides: as `adalora check` takes it, unless it names files of its own.
 fn experiment(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let mut parts = text.split('\0').map(str::to_owned);
     let file = parts.next().expect("a text has a first part");
     let overrides: Vec<_> = parts.collect();
     let document = Document::parse(Path::new("experiments/any.toml"), file, &overrides);
-    let Some(grid) = shown(document.and_then(|document| document.grid())) else { return };
+    let Some(document) = shown(document) else { return };
+    let Some(grid) = shown(document.grid()) else { return };
+    let mut stands_alone = true;
     for cell in &grid.cells {
         for own in &cell.tries {
-            for (variant, _) in &own.variants {
+            for (variant, spec) in &own.variants {
                 let run = Path::new(&own.name).join(variant);
                 let inside = run.components().all(|part| matches!(part, Component::Normal(_)));
                 assert!(inside, "{} is outside", run.display());
+                stands_alone &= matches!(spec.model, ModelSpec::Random(_))
+                    && spec.adapter.ranks().is_none()
+                    && spec.warm_start.is_none();
             }
         }
+    }
+    if stands_alone && let Some(plans) = shown(check::plans(&document, &grid, &EMPTY)) {
+        check::describe(&grid, &plans);
     }
 }
 
@@ -197,16 +213,28 @@ fn pickle(data: &[u8]) {
     torch_file(&archive.finish().expect("an archive").into_inner());
 }
 
-/// `adapter_config.json`, and `adapter_model.safetensors`.
+/// `adapter_config.json`, and `adapter_model.safetensors`: as a start, imported, and exported.
 fn adapter(data: &[u8]) {
     let (config, tensors) = halves(data);
-    let folder = folder(&[("in/adapter_config.json", config), ("in/adapter_model.safetensors", tensors)]);
+    let folder = folder(&[
+        ("in/adapter_config.json", config),
+        ("in/adapter_model.safetensors", tensors),
+        ("base/config.json", CONFIG),
+        ("base/model.safetensors", TENSORS),
+    ]);
     let from = folder.path().join("in");
     for form in [Form::Svd, Form::Lora] {
         let site = Site { path: "layer.0.fc".into(), d_in: 4, d_out: 3, rank: 2 };
         if let Some(saved) = shown(Saved::open(&from, "bert.")) {
             saved.misfits(&Layout::new(form, vec![site]));
         }
+    }
+    let (base, imported) = (folder.path().join("base").display().to_string(), folder.path().join("imported"));
+    let request = Request { checkpoint: &base, data: None, max_length: None };
+    let fits = shown(import(&from, &imported, &request, &EMPTY)).is_some();
+    assert_eq!(fits, imported.exists(), "nothing is written unless everything fits");
+    if fits {
+        FinishedRun::open(&imported).expect("what was imported is used like a run");
     }
     let exports: [fn(PeftAdapter) -> Option<PeftAdapter>; 3] = [
         |own| shown(own.into_adalora()),

@@ -85,8 +85,8 @@ impl fmt::Display for TargetError {
     }
 }
 
-/// A range that is longer is a typing mistake, which is not to fill the memory.
-const MOST_NUMBERS: usize = 10_000;
+/// Alternatives of one pattern. More are a typing mistake, which is not to fill the memory.
+const MOST: usize = 1000;
 
 /// The pattern without braces, or one for each of its alternatives in their order.
 ///
@@ -116,7 +116,7 @@ pub fn expand(pattern: &str) -> Result<Vec<String>, Malformed> {
                 Some((first, last)) if first > last => {
                     return Err(malformed("has numbers that fall: write the smaller one first"));
                 }
-                Some((first, last)) if last - first > MOST_NUMBERS => {
+                Some((first, last)) if last - first >= MOST => {
                     return Err(malformed("has a range of numbers beyond any model's"));
                 }
                 Some((first, last)) => {
@@ -125,6 +125,9 @@ pub fn expand(pattern: &str) -> Result<Vec<String>, Malformed> {
                 }
                 None => alternatives.push(alternative.to_owned()),
             }
+        }
+        if expanded.len() * alternatives.len() > MOST {
+            return Err(malformed("has braces that multiply to more patterns than any model has blocks"));
         }
         expanded = expanded
             .iter()
@@ -275,6 +278,7 @@ mod tests {
             "the pattern `layer.{3-1}` has numbers that fall: write the smaller one first"
         );
         assert!(rule("{0-99999999999}").ends_with("has a range of numbers beyond any model's"));
+        assert!(rule("{0-999}{a,b}").ends_with("multiply to more patterns than any model has blocks"));
         assert_eq!(
             rule("{a,{b,c}}"),
             "the pattern `{a,{b,c}}` has braces within braces: write a pattern for each"

@@ -394,6 +394,13 @@ impl BudgetSchedule {
         }
     }
 
+    /// How many steps of the run allocate.
+    pub fn allocations(&self) -> usize {
+        let last = self.last_allocation();
+        let before = last.saturating_sub(1) / self.delta_t;
+        before.saturating_sub(self.t_init / self.delta_t) + 1
+    }
+
     /// Whether an importance metric still observes step `step`: before the last allocation, as in both codes.
     /// In a run whose only allocation is at step 0 that step is observed.
     pub fn observes(&self, step: usize) -> bool {
@@ -559,6 +566,8 @@ mod tests {
             });
             prop_assert_eq!(last, Some((schedule.last_allocation(), schedule.target())));
             prop_assert!((schedule.last_allocation() + 1..total).all(|t| schedule.action(t) == BudgetAction::Hold));
+            let is_allocation = |t: &usize| matches!(schedule.action(*t), BudgetAction::Allocate { .. });
+            prop_assert_eq!(schedule.allocations(), (0..total).filter(is_allocation).count());
             let covered: usize = schedule.phases().into_iter().map(|phase| phase.count()).sum();
             prop_assert_eq!(covered, total);
         }

@@ -1,6 +1,7 @@
 //! Which values of a flat buffer belong to which triplet.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use tch::Tensor;
 
@@ -40,7 +41,8 @@ pub struct Rows {
     lambda: Range<usize>,
     groups: Vec<usize>,
     triplets: usize,
-    blocks: Vec<Block>,
+    /// Made when they are first asked for: a layout may only be counted, and be larger than any that is trained.
+    blocks: OnceLock<Vec<Block>>,
     row_count: usize,
     pub(crate) tables: Tables,
 }
@@ -71,20 +73,27 @@ impl Rows {
     /// If factors or lambda leave a gap or overlap, or belong to triplets that are not there.
     pub fn new(factors: Vec<Factor>, lambda: Range<usize>, groups: Vec<usize>) -> Self {
         let triplets = groups.iter().sum();
-        let (mut end, mut row_count, mut blocks) = (0, 0, Vec::new());
+        let (mut end, mut row_count) = (0, 0);
         for factor in &factors {
             assert_eq!(factor.offset, end, "each factor begins where the one before it ends");
             assert!(factor.first + factor.rows <= triplets, "each row belongs to a triplet");
             assert!(factor.rows == 0 || factor.cols > 0, "each row has a value");
             end = factor.range().end;
             row_count += factor.rows;
-            blocks.extend(Block::split(factor));
         }
         assert!(
             lambda.start == end && (lambda.is_empty() || lambda.len() == triplets),
             "one lambda a triplet"
         );
-        Self { factors, lambda, groups, triplets, blocks, row_count, tables: Tables::default() }
+        Self {
+            factors,
+            lambda,
+            groups,
+            triplets,
+            blocks: OnceLock::new(),
+            row_count,
+            tables: Tables::default(),
+        }
     }
 
     /// Matrices of which each row belongs to one triplet, in the order of the buffer.
@@ -113,18 +122,18 @@ impl Rows {
     }
     /// The factors cut into blocks, in the order of the buffer.
     pub(crate) fn blocks(&self) -> &[Block] {
-        &self.blocks
+        self.blocks.get_or_init(|| self.factors.iter().flat_map(Block::split).collect())
     }
 
     /// The factors' part of a flat buffer, cut into the values of each block.
     pub(crate) fn split<'a>(&self, mut flat: &'a [f32]) -> Vec<&'a [f32]> {
-        let blocks = self.blocks.iter();
+        let blocks = self.blocks().iter();
         blocks.map(|block| flat.split_off(..block.rows * block.cols).expect(SHORT)).collect()
     }
 
     /// [`split`](Self::split), to be changed.
     pub(crate) fn split_mut<'a>(&self, mut flat: &'a mut [f32]) -> Vec<&'a mut [f32]> {
-        let blocks = self.blocks.iter();
+        let blocks = self.blocks().iter();
         blocks.map(|block| flat.split_off_mut(..block.rows * block.cols).expect(SHORT)).collect()
     }
 
@@ -135,7 +144,7 @@ impl Rows {
 
     /// One value for each row, cut into those of each block.
     pub(crate) fn split_rows<'a>(&self, mut means: &'a mut [f32]) -> Vec<&'a mut [f32]> {
-        self.blocks.iter().map(|block| means.split_off_mut(..block.rows).expect(SHORT)).collect()
+        self.blocks().iter().map(|block| means.split_off_mut(..block.rows).expect(SHORT)).collect()
     }
 
     /// For each triplet the sum over its rows, in the order of the buffer, of one value for each row.

@@ -26,14 +26,13 @@ mod tensorboard;
 mod trajectory;
 mod tuning;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use grid::{Choice, GRID_FILE, Grid, GridCell, TUNING_FILE, Tried, Tuned, Tuning};
 pub use record::{
     DevRecord, EXPERIMENT_FILE, Experiment, LogRecord, METRICS_FILE, OUTPUTS_FILE, Parameters, Planted,
     RANKS_FILE, RESULT_FILE, RankRow, Ranks, Residuals, Run, RunResult, SETTINGS_FILE, STATUS_FILE, Shares,
-    Status, StepScores, TrainRecord, Triplets, VARIANTS_FILE, Variant, WarmStart, write_file,
+    Status, StepScores, TrainRecord, Triplets, VARIANTS_FILE, Variant, WarmStart, create_folder, write_file,
 };
 pub use runs::runs_csv;
 pub use statistics::RunCounts;
@@ -118,7 +117,7 @@ fn write_all<'a>(
     files: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Result<(), ReportError> {
     let dir = experiment_dir.join("report");
-    fs::create_dir_all(&dir).map_err(|source| ReportError::Io { path: dir.clone(), source })?;
+    create_folder(&dir)?;
     for (name, contents) in files {
         write_file(&dir.join(name), contents)?;
     }
@@ -136,6 +135,13 @@ pub enum ReportError {
         /// What the file system says.
         source: std::io::Error,
     },
+    /// A link in the place of a folder of an experiment's.
+    #[error(
+        "{} is a link, and what is made of an experiment is written into its own folder alone: put the folder itself there, \
+         or remove the link",
+        .0.display()
+    )]
+    Link(PathBuf),
     /// A record cannot be read.
     #[error("{}, line {line}: {reason}", path.display())]
     Malformed {

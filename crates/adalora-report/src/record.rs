@@ -423,6 +423,18 @@ pub fn write_file(path: &Path, contents: &str) -> Result<(), ReportError> {
     fs::rename(&beside, path).map_err(|source| ReportError::Io { path: path.to_owned(), source })
 }
 
+/// Makes a folder in an experiment's, where it is not there yet.
+///
+/// # Errors
+///
+/// A link in its place, which may lead anywhere, or what the file system refuses.
+pub fn create_folder(path: &Path) -> Result<(), ReportError> {
+    if path.is_symlink() {
+        return Err(ReportError::Link(path.to_owned()));
+    }
+    fs::create_dir_all(path).map_err(|source| ReportError::Io { path: path.to_owned(), source })
+}
+
 /// Refuses a name in the file at `path` that leads out of its folder: reports are written below it.
 pub(crate) fn check_inside(path: &Path, name: &str) -> Result<(), ReportError> {
     let mut parts = Path::new(name).components();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use adalora_report::{
@@ -341,6 +342,18 @@ fn folders_that_contradict_themselves_are_errors() {
     add_finished(dir.path(), result("adalora", 2, 0.5, Some(8)));
     fs::write(dir.path().join("adalora/seed-2").join(RANKS_FILE), "step,other\n200,3\n").unwrap();
     insta::assert_snapshot!(write(dir.path()).unwrap_err(), @"adalora, seed 2, adapts other modules than the seeds before it: run the variant again");
+}
+
+#[test]
+fn a_link_in_the_place_of_the_report_is_refused() {
+    let (experiment, elsewhere) = (made_up(), tempfile::tempdir().unwrap());
+    let link = experiment.path().join("report");
+    symlink(elsewhere.path(), &link).unwrap();
+    let error = write(experiment.path()).unwrap_err();
+    assert!(matches!(error, ReportError::Link(ref path) if *path == link), "{error}");
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    fs::remove_file(link).unwrap();
+    write(experiment.path()).unwrap();
 }
 
 #[test]

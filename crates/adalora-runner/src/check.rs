@@ -182,14 +182,11 @@ fn steps(plan: &Plan) -> String {
             format!("{name} {}-{}", range.start(), range.end())
         }
     });
-    format!("{total}: {}; {}", ranges.collect::<Vec<_>>().join(", "), allocations(schedule, total))
-}
-
-fn allocations(schedule: &BudgetSchedule, total: usize) -> String {
-    let count = (0..total)
-        .filter(|&step| matches!(schedule.action(step), adalora::BudgetAction::Allocate { .. }))
-        .count();
-    format!("{count} allocation(s), the last at {}", schedule.last_allocation())
+    let (allocations, last) = (schedule.allocations(), schedule.last_allocation());
+    format!(
+        "{total}: {}; {allocations} allocation(s), the last at {last}",
+        ranges.collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// The adapted layers, a line for each kind of layer: its path with the numbers of the blocks that have it.

@@ -11,6 +11,7 @@ use adalora_tasks::{Catalogue, DataFormat, Decoding, FileHash, QuestionsSpec, Ta
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::Value;
+use tch::Tensor;
 
 use crate::experiment::{AdapterSpec, Lora, ModelSpec, Pretrained, Svd, TaskSpec};
 use crate::finished::{IMPORTED_FILE, UsedSpec, UsedTrainSpec};
@@ -75,8 +76,14 @@ pub fn import(adapter: &Path, out: &Path, request: &Request, catalogue: &Catalog
     let task = request.data.map(|data| task(data, request.max_length, catalogue)).transpose()?;
     let purpose = match request.data {
         Some(data) => Some(purpose(&catalogue.data(data)?.target())),
-        None => purpose_of(&peft),
+        None => purpose_of(&peft, checkpoint.config().hidden_size() as i64)?,
     };
+    ensure!(
+        purpose.is_none_or(|purpose| purpose.fits(checkpoint.config())),
+        "{} has no classifier or answers, which are of bert and deberta-v2: name the checkpoint that {} was trained on",
+        base.display(),
+        adapter.display()
+    );
     let mut misfits = misfits(&peft, &checkpoint);
     let head = purpose.map_or_else(HeadStart::default, |purpose| purpose.start(&checkpoint, 0));
     for (name, tensor) in peft.extras() {
@@ -169,10 +176,19 @@ fn task(data: &str, max_length: Option<usize>, catalogue: &Catalogue) -> Result<
 }
 
 /// What the head is for that an adapter holds, if any.
-fn purpose_of(peft: &PeftAdapter) -> Option<Purpose> {
-    let classifier = peft.extras().get("classifier.weight").and_then(|weight| weight.size().first().copied());
-    let answers = peft.extras().contains_key("qa_outputs.weight").then_some(Purpose::Answer);
-    classifier.map(|outputs| Purpose::Classify { outputs: outputs as usize }).or(answers)
+///
+/// # Errors
+///
+/// A classifier of another width than the hidden states: one of no width could claim any number of outputs.
+fn purpose_of(peft: &PeftAdapter, hidden: i64) -> Result<Option<Purpose>> {
+    const WEIGHT: &str = "classifier.weight";
+    match peft.extras().get(WEIGHT).map(Tensor::size).as_deref() {
+        None => Ok(peft.extras().contains_key("qa_outputs.weight").then_some(Purpose::Answer)),
+        Some(&[outputs, width]) if outputs > 0 && width == hidden => {
+            Ok(Some(Purpose::Classify { outputs: outputs as usize }))
+        }
+        Some(shape) => bail!("`{WEIGHT}` is {shape:?}, expected a row of {hidden} values for each output"),
+    }
 }
 
 /// Hashes of an adapter's files.

@@ -151,20 +151,21 @@ impl Plan {
             let LinearShape { path, d_in, d_out } = linears[place].clone();
             Site { path, d_in, d_out, rank }
         });
-        // Without increments it has no site, and no form.
-        let layout = Layout::new(spec.adapter.form().unwrap_or(Form::Lora), sites.collect());
-        for site in layout.sites() {
-            if site.rank > site.d_in.min(site.d_out) {
-                problems.push(problem(
-                    &format!("adapter.{method}"),
-                    format!(
-                        "rank {} exceeds what `{}` can have: its weight is {} by {}",
-                        site.rank, site.path, site.d_out, site.d_in
-                    ),
-                ));
-                break;
-            }
+        let mut sites: Vec<_> = sites.collect();
+        let most = |site: &Site| site.d_in.min(site.d_out);
+        if let Some(site) = sites.iter().find(|site| site.rank > most(site)) {
+            problems.push(problem(
+                &format!("adapter.{method}"),
+                format!(
+                    "rank {} exceeds what `{}` can have: its weight is {} by {}",
+                    site.rank, site.path, site.d_out, site.d_in
+                ),
+            ));
         }
+        // A file of ranks may hold any numbers, also such as cannot be counted with.
+        sites.iter_mut().for_each(|site| site.rank = site.rank.min(most(site)));
+        // Without increments it has no site, and no form.
+        let layout = Layout::new(spec.adapter.form().unwrap_or(Form::Lora), sites);
 
         let train = &spec.train;
         let batches = data.train_rows.div_ceil(train.batch_size);

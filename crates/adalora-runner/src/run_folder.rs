@@ -222,19 +222,23 @@ impl Claim {
     }
 }
 
-/// Notes that the process of a run died without a word, and returns that status. A run that another process holds
-/// keeps its own.
-pub fn mark_failed(path: &Path, reason: String) -> Status {
-    let before =
-        fs::read_to_string(path.join(STATUS_FILE)).ok().and_then(|text| serde_json::from_str(&text).ok());
-    let step = before.as_ref().map_or(0, Status::step);
-    let status = Status::Failed { step, reason, diverged: false };
-    if matches!(before, Some(Status::Running { .. }))
-        && let Ok(claim) = Claim::of(path)
+/// The step that a run has come to, as its status says.
+pub fn step(path: &Path) -> usize {
+    read_status(path).as_ref().map_or(0, Status::step)
+}
+
+/// Writes the status of a run whose process died without a word. A run that another process holds by now, or that has
+/// finished, keeps its own.
+pub fn mark_died(path: &Path, status: &Status) {
+    if let Ok(claim) = Claim::of(path)
+        && !matches!(read_status(path), Some(Status::Finished { .. }))
     {
-        let _ = claim.status(&status);
+        let _ = claim.status(status);
     }
-    status
+}
+
+fn read_status(path: &Path) -> Option<Status> {
+    serde_json::from_str(&fs::read_to_string(path.join(STATUS_FILE)).ok()?).ok()
 }
 
 impl<'a> RunFolder<'a> {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use adalora_report::write_file;
+use adalora_report::{create_folder, write_file};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
@@ -52,13 +52,13 @@ impl Frozen {
     ///
     /// # Errors
     ///
-    /// If there is nothing to run, or the folder cannot be written.
+    /// If there is nothing to run, or the folder cannot be written or is a link.
     pub fn write(&self, experiment: &Path, source: &str, request: &Request) -> Result<PathBuf> {
         if self.runs.is_empty() {
             bail!("every run is finished already: there is nothing to submit");
         }
         let lists = experiment.join(FOLDER);
-        fs::create_dir_all(&lists).with_context(|| lists.display().to_string())?;
+        create_folder(&lists)?;
         // Lists that are still in the queue keep their numbers.
         let taken = (1..).find(|number: &usize| !lists.join(number.to_string()).exists());
         let folder = lists.join(taken.expect("some number is free").to_string());

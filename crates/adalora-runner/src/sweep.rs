@@ -115,10 +115,14 @@ fn one(run: &Run, screen: &Screen, children: &Mutex<Vec<rustix::process::Pid>>) 
     children.lock().expect("no thread panics with the children").retain(|own| *own != pid);
     let complaint = complaint.join().expect("reading lines does not panic");
     let status = status.unwrap_or_else(|| {
-        // It died without a word: killed, out of memory, or stopped before it had a folder.
         let reason =
             if complaint.is_empty() { format!("the run's process ended with {exit}") } else { complaint };
-        run_folder::mark_failed(&run.folder, reason)
+        let failed = Status::Failed { step: run_folder::step(&run.folder), reason, diverged: false };
+        // One that has a code was not killed: it refused to touch what is there.
+        if exit.code().is_none() {
+            run_folder::mark_died(&run.folder, &failed);
+        }
+        failed
     });
     screen.ended(run, &status);
     Ok(status)

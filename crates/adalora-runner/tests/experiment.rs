@@ -413,6 +413,30 @@ fn what_multiplies_to_more_than_can_be_run_is_refused() {
     assert!(error.contains("an experiment has 65536 at most: split it"), "{error}");
 }
 
+/// What cannot be counted, takes memory for its names or threads before its first step.
+#[test]
+fn sizes_beyond_any_run() {
+    let text = "[task.text]\ndata = \"cola\"\nmax_length = 64\n";
+    let pretrained = "[model.pretrained]\ncheckpoint = \"bert-tiny\"\n";
+    let most = "9223372036854775807";
+    let random = "[model.random]\nlayers = 1000000000000\nhidden = MOST\nheads = 1\nintermediate = MOST\n\
+                  vocabulary = MOST\nseed = 1\n";
+    let planted = "[task.planted]\nlayers = [\"{0-9}{0-9}{0-9}{0-9}\"]\nrank = MOST\nstrength = 1\n\
+                   outputs = MOST\nlength = MOST\ntrain_rows = MOST\ndev_rows = MOST\nseed = 1\n";
+    let train = "epochs = MOST\naccumulate = MOST\nthreads = MOST";
+    let text = changed(&[
+        (text, &planted.replace("MOST", most)),
+        (pretrained, &random.replace("MOST", most)),
+        ("init_r = 12", &format!("init_r = {most}")),
+        ("steps = 100", &train.replace("MOST", most)),
+        ("batch_size = 32", &format!("batch_size = {most}")),
+        // Never before the end.
+        ("evaluate_every = 50", &format!("evaluate_every = {most}")),
+    ]);
+    let steps = changed(&[("steps = 100", &format!("steps = {most}"))]);
+    insta::assert_snapshot!([problems(&text, &[]), problems(&steps, &[])].join("\n\n"));
+}
+
 #[test]
 fn problems_of_overrides_say_so() {
     let of_types = [

@@ -246,6 +246,17 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
         all.insert("base_model.model.classifier.bias".into(), Tensor::from_slice(&[1f32, 2.0]));
     });
     refused(&classes, "bert-random", three, "`classifier.bias` is [2], expected [3]");
+    // Without columns a file of no bytes has as many outputs as it likes.
+    for shape in [[1 << 40, 0], [1 << 62, 0], [0, 30], [3, 29]] {
+        let hollow = edited("lora", &|all, _| {
+            let name = "base_model.model.classifier.weight";
+            all.insert(name.into(), Tensor::zeros(shape, (Kind::Float, Device::Cpu)));
+        });
+        let rule = format!("`classifier.weight` is {shape:?}, expected ");
+        refused(&hollow, "bert-random", None, &format!("{rule}a row of 30 values for each output"));
+        refused(&hollow, "bert-random", three, &format!("{rule}[3, 30]"));
+    }
+    refused(&peft("lora"), "bart-plain", three, "has no classifier or answers");
     let double = edited("lora", &|all, _| {
         let double = all[&factor].to_kind(Kind::Double);
         all.insert(factor.clone(), double);

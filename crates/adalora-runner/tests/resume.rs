@@ -297,6 +297,7 @@ fn another_program_or_other_data_are_named_and_refused() {
     assert!(error.contains("it was begun by adalora 0.1.0 of commit"), "{error}");
     assert!(error.contains("train.tsv had the hash fedcba9876 and now has none"), "{error}");
     assert!(error.contains("--force"), "{error}");
+    assert_code(&workspace.adalora(&["run", "long"]), 1);
     assert_eq!(json(&workspace, "status.json"), status, "it stays as it was");
 
     assert_code(&worker(&workspace, &["--force"]).output().unwrap(), 0);
@@ -587,18 +588,27 @@ fn two_processes_do_not_share_a_run() {
 }
 
 #[test]
-fn without_memory_it_fails_and_says_why() {
+fn without_memory_a_run_fails_and_says_why_and_the_sweep_goes_on() {
     // 256 sequences of 512 tokens and as many values for each token take 2 GB.
     let large = LONG.replace("length = 6", "length = 512").replace("train_rows = 200", "train_rows = 300");
     let large = large.replace("intermediate = 24", "intermediate = 4096");
-    let workspace = Workspace::new("long", &large);
+    let task = &LONG[LONG.find("[task.planted]").unwrap()..LONG.find("[adapter.svd]").unwrap()];
+    let small = task.replace("[task.planted]", "[variants.small.task.planted]");
+    let workspace = Workspace::new("long", &format!("{large}\n[variants.large]\n\n{small}"));
     let mut limited = Command::new("sh");
     let (program, command) = (env!("CARGO_BIN_EXE_adalora"), "ulimit -v 1500000; exec \"$0\" run long");
     limited.current_dir(workspace.path(".")).args(["-c", command, program]);
     let output = limited.output().unwrap();
     assert_code(&output, 1);
-    let status = json(&workspace, "status.json");
-    let reason = status["reason"].as_str().unwrap();
+    let status = |variant: &str| {
+        let path = workspace.path("runs/long").join(variant).join("seed-1/status.json");
+        serde_json::from_str::<Value>(&fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let large = status("large");
+    let reason = large["reason"].as_str().unwrap();
     assert!(reason.starts_with("out of memory: DefaultCPUAllocator: "), "{reason}");
-    assert!(text(&output.stderr).contains("run seed 1 failed: out of memory"), "{}", text(&output.stderr));
+    assert_eq!(status("small")["state"], "finished");
+    let said = text(&output.stderr);
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("large seed 1 failed: out of memory: DefaultCPUAllocator: "), "{said}");
 }

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use adalora_runner::checkpoint::Checkpoints;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use workspace::{Workspace, assert_code, text};
 
@@ -202,6 +203,19 @@ fn a_run_that_diverges_is_marked_failed_with_its_step() {
     }
 }
 
+/// The process that a lock names, once it does.
+fn holder(workspace: &Workspace, lock: &str) -> Option<Pid> {
+    let claim = fs::read_to_string(workspace.path(lock)).ok().filter(|claim| claim.ends_with('\n'))?;
+    let words: Vec<_> = claim.split_whitespace().collect();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!((words[0], &words[2..]), ("process", &["on", host.as_str()][..]), "{claim}");
+    Pid::from_raw(words[1].parse().unwrap())
+}
+
+fn kill(process: Pid) {
+    kill_process(process, Signal::KILL).unwrap();
+}
+
 #[test]
 fn a_run_whose_process_dies_does_not_hold_up_the_others() {
     let long = SMALL.replace("steps = 31", "steps = 400").replace("record_every = 5", "record_every = 1");
@@ -214,12 +228,7 @@ fn a_run_whose_process_dies_does_not_hold_up_the_others() {
         assert!(Instant::now() < patience, "the run does not start");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let claim = fs::read_to_string(workspace.path("runs/small/adalora/.seed-1.lock")).unwrap();
-    let words: Vec<_> = claim.split_whitespace().collect();
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    assert_eq!((words[0], &words[2..]), ("process", &["on", host.as_str()][..]), "{claim}");
-    let pid = rustix::process::Pid::from_raw(words[1].parse().unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    kill(holder(&workspace, "runs/small/adalora/.seed-1.lock").unwrap());
 
     let output = sweep.wait_with_output().unwrap();
     assert_code(&output, 1);
@@ -255,6 +264,36 @@ fn a_run_whose_process_dies_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn a_run_that_is_killed_while_it_loads_says_so() {
+    // The teacher answers for seconds before the run has a step.
+    let slow = SMALL.replace("train_rows = 200", "train_rows = 200000");
+    let workspace = Workspace::new("small", &slow[..slow.find("[variants").unwrap()]);
+    let (lock, run) = ("runs/small/run/.seed-1.lock", workspace.path("runs/small/run/seed-1"));
+    for before in [None, Some(r#"{ "state": "interrupted", "step": 7 }"#)] {
+        if let Some(before) = before {
+            fs::write(run.join("status.json"), before).unwrap();
+        }
+        fs::remove_file(workspace.path(lock)).ok();
+        let arguments = ["run", "small", "--seed", "1"];
+        let sweep = workspace.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let patience = Instant::now() + Duration::from_secs(180);
+        let worker = loop {
+            if let Some(worker) = holder(&workspace, lock) {
+                break worker;
+            }
+            assert!(Instant::now() < patience, "the run does not start");
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        kill(worker);
+        assert_code(&sweep.wait_with_output().unwrap(), 1);
+        assert!(!run.join("resolved.toml").exists(), "it was killed too late");
+        let status = json(&workspace, "runs/small/run/seed-1/status.json");
+        assert_eq!((&status["state"], &status["step"]), (&"failed".into(), &before.map_or(0, |_| 7).into()));
+        assert!(status["reason"].as_str().unwrap().contains("signal: 9"), "{status}");
+    }
+}
+
+#[test]
 fn an_interrupted_sweep_ends_cleanly_and_goes_on() {
     let long = SMALL.replace("steps = 31", "steps = 120").replace("record_every = 5", "record_every = 1");
     let (workspace, undisturbed) = (Workspace::new("small", &long), Workspace::new("small", &long));
@@ -268,8 +307,7 @@ fn an_interrupted_sweep_ends_cleanly_and_goes_on() {
         assert!(Instant::now() < patience, "the run does not start");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(75), "start me again");
     let state = |variant: &str| {
         json(&workspace, &format!("runs/small/{variant}/seed-1/status.json"))["state"].clone()

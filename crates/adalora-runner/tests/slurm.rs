@@ -3,7 +3,7 @@
 mod workspace;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -118,6 +118,19 @@ fn frozen<'a>(workspace: &'a Workspace, settings: &[&str]) -> StandIn<'a> {
     let script = said.lines().find_map(|line| line.trim().strip_prefix("sbatch ")).expect("a script");
     workspace.write("two", "no longer an experiment");
     StandIn::new(workspace, script.into())
+}
+
+#[test]
+fn a_link_in_the_place_of_the_lists_is_refused() {
+    let workspace = Workspace::new("two", TWO);
+    let (elsewhere, link) = (workspace.path("elsewhere"), workspace.path("runs/two/slurm"));
+    fs::create_dir_all(&elsewhere).unwrap();
+    fs::create_dir_all(link.parent().unwrap()).unwrap();
+    symlink(&elsewhere, &link).unwrap();
+    let output = workspace.adalora(&["slurm", "two", "--time", "1:00:00"]);
+    assert_code(&output, 2);
+    assert!(text(&output.stderr).contains("runs/two/slurm is a link"), "{}", text(&output.stderr));
+    assert_eq!(fs::read_dir(elsewhere).unwrap().count(), 0);
 }
 
 #[test]

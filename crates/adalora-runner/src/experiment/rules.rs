@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 
 use adalora::{BudgetSchedule, BudgetUnit, Form, ImportanceSpec, MaskedMoments, OrthogonalityForm};
 use adalora_adapter::target;
@@ -10,6 +11,15 @@ use adalora_models::{Precision, Tuning};
 use super::problem::Problem;
 use super::read::quoted;
 use super::spec::{AdapterSpec, Gradient, ModelSpec, RunSpec, TaskSpec};
+
+/// Blocks of a random encoder. Every cell of a sweep has a plan that names their layers.
+const MOST_LAYERS: usize = 100;
+
+/// Every other size, as in a checkpoint's `config.json`: products of two can be counted.
+const MOST: usize = 1 << 24;
+
+/// Threads are started before the first step.
+const MOST_THREADS: usize = 1024;
 
 /// Every rule that the settings of a run break.
 pub(super) fn broken(spec: &RunSpec) -> Vec<Problem> {
@@ -55,10 +65,21 @@ impl Rules {
         }
     }
 
-    fn at_least(&mut self, key: &str, value: impl Into<Option<usize>>, least: usize, what: &str) {
-        if let Some(value) = value.into() {
-            self.hold(key, value >= least, || format!("({value}) must be at least {least}{what}"));
-        }
+    fn within(
+        &mut self,
+        key: &str,
+        value: impl Into<Option<usize>>,
+        range: RangeInclusive<usize>,
+        what: &str,
+    ) {
+        let (Some(value), (least, most)) = (value.into(), range.into_inner()) else { return };
+        self.hold(key, value >= least, || format!("({value}) must be at least {least}{what}"));
+        self.hold(key, value <= most, || format!("({value}) must be at most {most}"));
+    }
+
+    /// A size, a length or a number of things.
+    fn count(&mut self, key: &str, value: impl Into<Option<usize>>, least: usize, what: &str) {
+        self.within(key, value, least..=MOST, what);
     }
 
     fn positive(&mut self, key: &str, value: f64, otherwise: &str) {
@@ -113,16 +134,13 @@ impl Rules {
                 }
             }
             ModelSpec::Random(model) => {
-                let sizes = [
-                    ("layers", model.layers),
-                    ("hidden", model.hidden),
-                    ("heads", model.heads),
-                    ("intermediate", model.intermediate),
-                ];
+                self.within("model.random.layers", model.layers, 1..=MOST_LAYERS, "");
+                let sizes =
+                    [("hidden", model.hidden), ("heads", model.heads), ("intermediate", model.intermediate)];
                 for (key, value) in sizes {
-                    self.at_least(&format!("model.random.{key}"), value, 1, "");
+                    self.count(&format!("model.random.{key}"), value, 1, "");
                 }
-                self.at_least(
+                self.count(
                     "model.random.vocabulary",
                     model.vocabulary,
                     3,
@@ -140,41 +158,41 @@ impl Rules {
         match &spec.task {
             TaskSpec::Text(text) => {
                 self.data("task.text", &text.data, &spec.model);
-                self.at_least(
+                self.count(
                     "task.text.max_length",
                     text.max_length,
                     3,
                     ": two tokens are the frame of a sentence",
                 );
-                self.at_least("task.text.train_rows", text.train_rows, 1, "; leave it out to train on all");
+                self.count("task.text.train_rows", text.train_rows, 1, "; leave it out to train on all");
             }
             TaskSpec::Questions(questions) => {
                 let table = "task.questions";
                 self.data(table, &questions.data, &spec.model);
                 let least = questions.stride.saturating_add(1);
-                self.at_least(
+                self.count(
                     &format!("{table}.max_length"),
                     questions.max_length,
                     least,
                     ": neighbouring windows share `stride` tokens of the paragraph",
                 );
-                self.at_least(&format!("{table}.n_best"), questions.n_best, 1, "");
-                self.at_least(&format!("{table}.max_answer_length"), questions.max_answer_length, 1, "");
+                self.count(&format!("{table}.n_best"), questions.n_best, 1, "");
+                self.count(&format!("{table}.max_answer_length"), questions.max_answer_length, 1, "");
                 let all = "; leave it out to take all";
-                self.at_least(&format!("{table}.train_rows"), questions.train_rows, 1, all);
-                self.at_least(&format!("{table}.dev_rows"), questions.dev_rows, 1, all);
+                self.count(&format!("{table}.train_rows"), questions.train_rows, 1, all);
+                self.count(&format!("{table}.dev_rows"), questions.dev_rows, 1, all);
             }
             TaskSpec::Summaries(summaries) => {
                 let table = "task.summaries";
                 self.data(table, &summaries.data, &spec.model);
                 let frame = ": two tokens are the frame of a text";
-                self.at_least(&format!("{table}.max_document"), summaries.max_document, 3, frame);
-                self.at_least(&format!("{table}.max_summary"), summaries.max_summary, 3, frame);
+                self.count(&format!("{table}.max_document"), summaries.max_document, 3, frame);
+                self.count(&format!("{table}.max_summary"), summaries.max_summary, 3, frame);
                 let share = "it is the share that all tokens are given";
                 self.below_one(&format!("{table}.label_smoothing"), summaries.label_smoothing, share);
                 let all = "; leave it out to take all";
-                self.at_least(&format!("{table}.train_rows"), summaries.train_rows, 1, all);
-                self.at_least(&format!("{table}.dev_rows"), summaries.dev_rows, 1, all);
+                self.count(&format!("{table}.train_rows"), summaries.train_rows, 1, all);
+                self.count(&format!("{table}.dev_rows"), summaries.dev_rows, 1, all);
             }
             TaskSpec::Planted(planted) => {
                 self.patterns(
@@ -190,7 +208,7 @@ impl Rules {
                     ("dev_rows", planted.dev_rows),
                 ];
                 for (key, value) in sizes {
-                    self.at_least(&format!("task.planted.{key}"), value, 1, "");
+                    self.count(&format!("task.planted.{key}"), value, 1, "");
                 }
                 self.positive("task.planted.strength", planted.strength, ": at 0 the teacher is the student");
                 self.hold("task.planted", matches!(spec.model, ModelSpec::Random(_)), || {
@@ -207,7 +225,7 @@ impl Rules {
             AdapterSpec::Svd(_) => self.increments(spec, &table, "init_r"),
             AdapterSpec::Lora(_) => self.increments(spec, &table, "r"),
             AdapterSpec::Houlsby(bottleneck) | AdapterSpec::Pfeiffer(bottleneck) => {
-                self.at_least(&format!("{table}.width"), bottleneck.width, 1, "");
+                self.count(&format!("{table}.width"), bottleneck.width, 1, "");
             }
             AdapterSpec::Full(_) | AdapterSpec::Bitfit(_) => {}
         }
@@ -247,11 +265,11 @@ impl Rules {
             spec.adapter.targets(),
             "name the layers to adapt, such as \"query\"",
         );
-        self.at_least(
+        self.count(
             &format!("{table}.{rank}"),
             spec.adapter.rank(),
             1,
-            "an adapter of rank 0 learns nothing",
+            ": an adapter of rank 0 learns nothing",
         );
         match (spec.adapter.rank(), spec.adapter.ranks()) {
             (None, None) => self.hold(table, false, || {
@@ -419,14 +437,20 @@ impl Rules {
             ("steps", train.steps),
             ("batch_size", Some(train.batch_size)),
             ("accumulate", Some(train.accumulate)),
+        ];
+        for (key, value) in counts {
+            self.count(&format!("train.{key}"), value, 1, "");
+        }
+        // One that is longer than the run is a way to say never.
+        let intervals = [
             ("evaluate_every", Some(train.evaluate_every)),
             ("record_every", Some(train.record_every)),
             ("checkpoint_every", train.checkpoint_every),
-            ("threads", Some(train.threads)),
         ];
-        for (key, value) in counts {
-            self.at_least(&format!("train.{key}"), value, 1, "");
+        for (key, value) in intervals {
+            self.within(&format!("train.{key}"), value, 1..=usize::MAX, "");
         }
+        self.within("train.threads", train.threads, 1..=MOST_THREADS, "");
         if let Some(clip) = train.clip {
             self.positive("train.clip", clip, "; leave it out for no clipping");
         }
