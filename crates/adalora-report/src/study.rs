@@ -451,9 +451,13 @@ impl<'a> Tests<'a> {
         let needed = fewest_pairs(columns);
         if fewest < needed {
             let smallest = smallest_sign_flip_p(fewest);
+            let after = match columns {
+                1 => String::new(),
+                _ => format!(", and {needed} after Holm over {columns} scores"),
+            };
             notes.push(format!(
                 "Too few seeds to show anything by this test: with n = {fewest} no p is below 2/2ⁿ = {smallest}. Below \
-                 {SIGNIFICANT} needs {} pairs, and {needed} after Holm over {columns} scores.",
+                 {SIGNIFICANT} needs {} pairs{after}.",
                 fewest_pairs(1)
             ));
         }

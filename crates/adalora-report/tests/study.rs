@@ -183,6 +183,7 @@ fn sizes_make_a_ladder() {
     // One task alone: rows are ranks and variants, and there is no average.
     assert!(markdown.contains("sst-2, accuracy") && markdown.contains("| r-2, adalora |"), "{markdown}");
     assert!(!markdown.contains("average"), "{markdown}");
+    assert!(markdown.contains("Below 0.05 needs 6 pairs.") && !markdown.contains("Holm"), "{markdown}");
     let ladder = report(&dir, "report/ladder.svg");
     for text in ["sst-2, accuracy", ">lora<", ">adalora<", "smallest to largest"] {
         assert!(ladder.contains(text), "{text}");
